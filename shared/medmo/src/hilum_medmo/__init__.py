@@ -1,0 +1,19 @@
+"""MedMO without a hospital: prompt, image processor, ONNX builder, generation and box parsing."""
+
+from __future__ import annotations
+
+from hilum_medmo.errors import CheckpointError, MedMOError, RequestError
+from hilum_medmo.model import Finish, Generation, MedMO, ModelIdentity, Request, Timings, Token
+
+__all__ = [
+    "CheckpointError",
+    "Finish",
+    "Generation",
+    "MedMO",
+    "MedMOError",
+    "ModelIdentity",
+    "Request",
+    "RequestError",
+    "Timings",
+    "Token",
+]
