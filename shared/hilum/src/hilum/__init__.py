@@ -1,1 +1,1 @@
-"""What every Hilum service shares: domain, contracts, ports, runtime, adapters, testing, in that order of dependence."""
+"""What every service shares: domain, contracts, ports, runtime, adapters and testing."""

@@ -96,7 +96,5 @@ def accept(
         else:
             uid = derive_uid("finding", study_instance_uid, str(revision), model.digest, str(len(kept)))
             urgent = candidate.probability >= threshold.urgent
-            kept.append(
-                Finding(candidate.label, candidate.box, candidate.image, candidate.probability, urgent, uid)
-            )
+            kept.append(Finding(candidate.label, candidate.box, candidate.image, candidate.probability, urgent, uid))
     return tuple(kept), tuple(dropped)

@@ -57,6 +57,7 @@ def reading_order(entries: Sequence[Entry], limits: Limits, *, now: datetime) ->
 
     Ties are broken by the study UID, so the order is the same for the same input in any order.
     """
+
     def key(entry: Entry) -> tuple[bool, int, float, str]:
         wait = now - entry.waiting_since
         over = wait - limits.of(entry.order_priority)

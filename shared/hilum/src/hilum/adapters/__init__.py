@@ -1,0 +1,1 @@
+"""The ports' other sides: SQL, the event log, folders, DICOM files."""

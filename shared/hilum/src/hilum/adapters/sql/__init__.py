@@ -1,0 +1,1 @@
+"""State in SQLite (embedded) through SQLAlchemy Core."""

@@ -1,0 +1,300 @@
+"""Every table. Each has one service that writes it, named in its comment; others only read.
+
+Times are aware and stored as UTC microseconds since 1970 (integers sort and compare the same in every database).
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime as integer microseconds since 1970 UTC."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone can't be stored")
+        return (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=int(value))
+
+
+_RowId = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+# --- listener/assemble ------------------------------------------------------------------------------------------------
+
+journal_positions = Table(
+    "journal_positions",
+    metadata,
+    Column("journal", String(64), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    comment="listener/assemble: how far each journal is folded into the index, in bytes",
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("study_key", String(16), nullable=False, unique=True),
+    Column("revision", Integer, nullable=False),  # of the newest complete revision; 0 before the first
+    Column("receiving", Boolean, nullable=False),  # images arrived since that revision
+    Column("first_received_at", Instant, nullable=False),
+    Column("last_received_at", Instant, nullable=False),
+    Column("order_priority", String(8), nullable=False),
+    Column("description", String(256), nullable=False),
+    Column("modalities", String(64), nullable=False),  # "CR" or "CT/SR", sorted
+    Column("header", JSON, nullable=False),  # hilum.domain.study.StudyHeader as a dict (patient nested)
+    Column("conflict", Text, nullable=False),  # why images of this study disagree, or empty
+    Column("calling_ae", String(16), nullable=False),
+    Index("ix_studies_receiving", "receiving", "last_received_at"),
+    comment="listener/assemble",
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("modality", String(16), nullable=False),
+    Column("body_part", String(16), nullable=False),
+    Column("description", String(256), nullable=False),
+    comment="listener/assemble",
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("uri", String(256), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("columns", Integer, nullable=False),
+    Column("frames", Integer, nullable=False),
+    Column("instance_number", Integer),
+    Column("view_position", String(16), nullable=False),
+    Column("photometric", String(16), nullable=False),
+    Column("presentation_intent", String(16), nullable=False),
+    Column("received_at", Instant, nullable=False),
+    comment="listener/assemble",
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("instance_count", Integer, nullable=False),
+    Column("last_received_at", Instant, nullable=False),
+    Column("completed_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),
+    comment="listener/assemble",
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("uri", String(256), nullable=False, unique=True),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("received_at", Instant, nullable=False),
+    comment="listener/assemble: received bytes that could not be indexed, kept where `uri` says",
+)
+
+# --- listener/route ---------------------------------------------------------------------------------------------------
+
+routes = Table(
+    "routes",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("lane", String(8)),  # null when not applicable
+    Column("rule", String(128), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("decided_at", Instant, nullable=False),
+    comment="listener/route",
+)
+
+# --- worker -----------------------------------------------------------------------------------------------------------
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("lane", String(8), nullable=False),
+    Column("rank", Integer, nullable=False),  # 0 stat, 1 urgent, 2 routine
+    Column("payload", JSON, nullable=False),  # contracts.InferenceRequested
+    Column("state", String(12), nullable=False),  # queued, claimed, done, failed, superseded
+    Column("attempts", Integer, nullable=False),
+    Column("token", Integer, nullable=False),  # fencing: grows with each claim
+    Column("lease_until", Instant),
+    Column("worker", String(64), nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("enqueued_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Index("ix_jobs_claim", "state", "rank", "enqueued_at"),
+    Index("ix_jobs_study", "study_instance_uid", "revision"),
+    comment="worker",
+)
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("state", String(16), nullable=False),  # hilum.domain.results.AiState
+    Column("reason", Text, nullable=False),
+    Column("result_key", String(64)),
+    Column("ended_at", Instant, nullable=False),
+    comment="results: the one visible end state of each revision",
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("result_key", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("model_name", String(64), nullable=False),
+    Column("model_version", String(32), nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("simulation", Boolean, nullable=False),
+    Column("findings", JSON, nullable=False),  # contracts.FindingsProduced
+    Column("created_at", Instant, nullable=False),
+    comment="results",
+)
+
+encodings = Table(
+    "encodings",
+    metadata,
+    Column("result_key", String(64), primary_key=True),
+    Column("format", String(8), primary_key=True),  # hilum.domain.results.Format
+    Column("identity", String(128), nullable=False),  # SOP Instance UID, bundle identifier, MSH-10
+    Column("sha256", String(64), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["result_key"], ["results.result_key"]),
+    comment="results: the bytes that are sent and resent as they are",
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("result_key", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("destination", String(64), nullable=False),
+    Column("format", String(8), nullable=False),
+    Column("state", String(12), nullable=False),  # hilum.domain.results.DeliveryState
+    Column("attempts", Integer, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("lease_until", Instant),
+    Column("due_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),  # the peer's last words, or why it is withheld or parked
+    Column("created_at", Instant, nullable=False),
+    Column("accepted_at", Instant),
+    UniqueConstraint("result_key", "destination", "format"),
+    Index("ix_deliveries_due", "destination", "state", "due_at"),
+    comment="results",
+)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", _RowId, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("started_at", Instant, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("outcome", String(16), nullable=False),  # accepted, retry, parked
+    Column("words", Text, nullable=False),
+    comment="results",
+)
+
+# --- event log (embedded side) ----------------------------------------------------------------------------------------
+
+events = Table(
+    "events",
+    metadata,
+    Column("offset", _RowId, primary_key=True, autoincrement=True),
+    Column("topic", String(64), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("published_at", Instant, nullable=False),
+    Index("ix_events_topic", "topic", "offset"),
+    sqlite_autoincrement=True,
+    comment="every service through the event log adapter, in its own transaction",
+)
+
+consumer_offsets = Table(
+    "consumer_offsets",
+    metadata,
+    Column("consumer_group", String(64), primary_key=True),
+    Column("topic", String(64), primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    comment="each consumer group its own rows",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("consumer_group", String(64), nullable=False),
+    Column("topic", String(64), nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("consumer_group", "topic", "offset"),
+    comment="each consumer group its own rows",
+)

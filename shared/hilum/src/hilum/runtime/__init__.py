@@ -1,0 +1,1 @@
+"""Configuration, life cycle, logs and the consumer loop of every service."""

@@ -1,0 +1,229 @@
+"""`hilum.toml`: one frozen, typed class for each part; a wrong key is an error that names it and its line."""
+
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hilum.domain.inference import Lane, Task, TaskKind
+from hilum.domain.routing import Rule
+from hilum.domain.worklist import Limits
+from hilum.runtime.toml_lines import key_lines, line_of
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]  # PS3.5 6.2, no backslash
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; the text says which key, where, and what is expected."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Peer(Part):
+    """A system that may send to Hilum."""
+
+    ae_title: AeTitle
+    host: str | None = None
+
+
+class Listener(Part):
+    """The front door."""
+
+    host: str = "127.0.0.1"
+    quiet_time_s: Seconds = 5.0
+    max_associations: int = Field(default=64, ge=1, le=1000)
+    idle_timeout_s: Seconds = 60.0
+    max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
+    min_free_mb: int = Field(default=512, ge=0)
+
+
+class RuleConfig(Part):
+    name: str = Field(min_length=1, max_length=100)
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    description_words: tuple[str, ...] = ()
+    exclude_words: tuple[str, ...] = ()
+    tasks: tuple[Literal["locate", "report"], ...] = ("locate", "report")
+    questions: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = ()
+    lane: Lane | Literal["by order"] = "by order"
+    max_images: int = Field(default=4, ge=1, le=32)
+
+    def to_domain(self) -> Rule:
+        tasks = [Task(TaskKind(kind)) for kind in dict.fromkeys(self.tasks)]
+        tasks += [Task(TaskKind.QUESTION, question) for question in self.questions]
+        return Rule(
+            name=self.name,
+            modalities=self.modalities,
+            body_parts=self.body_parts,
+            description_words=self.description_words,
+            exclude_words=self.exclude_words,
+            tasks=tuple(tasks),
+            lane=self.lane if isinstance(self.lane, Lane) else None,
+            max_images=self.max_images,
+        )
+
+
+class Destination(Part):
+    """Where results go. `simulation = true` marks a system that no patient depends on: only such get Nano's results."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    simulation: bool = False
+
+
+class DicomDestination(Destination):
+    kind: Literal["dicom"]
+    ae_title: AeTitle
+    host: str
+    port: Port
+    timeout_s: Seconds = 30.0
+
+
+class FhirDestination(Destination):
+    kind: Literal["fhir"]
+    url: str = Field(pattern=r"^https?://")
+    timeout_s: Seconds = 30.0
+
+
+class Hl7Destination(Destination):
+    kind: Literal["hl7"]
+    host: str
+    port: Port
+    application: str = Field(default="RIS", max_length=180)
+    facility: str = Field(default="", max_length=180)
+    timeout_s: Seconds = 30.0
+
+
+AnyDestination = Annotated[DicomDestination | FhirDestination | Hl7Destination, Field(discriminator="kind")]
+
+
+class Worklist(Part):
+    """The longest wait, in minutes, for each order priority before a study goes to the top."""
+
+    stat_max_wait_min: float = Field(default=15, gt=0)
+    urgent_max_wait_min: float = Field(default=60, gt=0)
+    routine_max_wait_min: float = Field(default=240, gt=0)
+
+    def to_domain(self) -> Limits:
+        return Limits(
+            stat=timedelta(minutes=self.stat_max_wait_min),
+            urgent=timedelta(minutes=self.urgent_max_wait_min),
+            routine=timedelta(minutes=self.routine_max_wait_min),
+        )
+
+
+class Model(Part):
+    """`checkpoint` is a folder with a Qwen3-VL checkpoint; without one, MedMO-Nano is used."""
+
+    checkpoint: Path | None = None
+    threads: int | None = Field(default=None, ge=1, le=256)
+
+
+class Worker(Part):
+    attempts: int = Field(default=3, ge=1, le=20)
+    lease_s: Seconds = 30.0
+    max_wait_s: Seconds = 120.0
+
+
+class Results(Part):
+    lease_s: Seconds = 60.0
+    first_retry_s: Seconds = 1.0
+    longest_retry_s: Seconds = 300.0
+
+
+NANO_RULE = RuleConfig(
+    name="chest radiograph",
+    modalities=("CR", "DX"),
+    body_parts=("CHEST", "THORAX", "LUNG", "RIB", "RIBS"),
+    description_words=("chest", "thorax", "lung", "cxr", "ribs"),
+    exclude_words=("lateral",),
+    tasks=("locate", "report"),
+    questions=(),
+)
+"""What MedMO-Nano can answer: frontal chest radiographs. Used when `hilum.toml` has no rules."""
+
+
+class Site(Part):
+    """The whole of `hilum.toml`."""
+
+    ae_title: AeTitle = "HILUM"
+    time_zone: str = "UTC"
+    institution: str = ""
+    listener: Listener = Listener()
+    peers: tuple[Peer, ...] = ()
+    rules: tuple[RuleConfig, ...] = (NANO_RULE,)
+    destinations: tuple[AnyDestination, ...] = ()
+    worklist: Worklist = Worklist()
+    model: Model = Model()
+    worker: Worker = Worker()
+    results: Results = Results()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"'{name}' is not a time zone of the IANA database, such as Europe/Berlin") from error
+        return name
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        for what, names in (
+            ("destinations", [d.name for d in self.destinations]),
+            ("rules", [r.name for r in self.rules]),
+            ("peers", [f"{p.ae_title} {p.host or ''}" for p in self.peers]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two {what} are named '{twice[0].strip()}'")
+        return self
+
+    @property
+    def domain_rules(self) -> tuple[Rule, ...]:
+        return tuple(rule.to_domain() for rule in self.rules)
+
+
+def load(path: Path | None) -> Site:
+    """The site's configuration; the defaults without a file.
+
+    Raises:
+        ConfigError: unreadable, not TOML, or a key that is unknown or wrong, each with its line.
+    """
+    if path is None:
+        return Site()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read: {type(error).__name__}") from error
+    return parse(text, name=str(path))
+
+
+def parse(text: str, *, name: str = "hilum.toml") -> Site:
+    """As `load`, from text."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    try:
+        return Site.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, text, name)) from error
+
+
+def _explain(error: ValidationError, text: str, name: str) -> str:
+    lines = key_lines(text)
+    found = []
+    for item in error.errors():
+        location = tuple(part for part in item["loc"] if part not in ("dicom", "fhir", "hl7"))
+        line = line_of(lines, location)
+        key = ".".join(str(part) for part in location) or "the file"
+        message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        found.append((line or 0, f"{name}:{line}: {key}: {message}" if line else f"{name}: {key}: {message}"))
+    return "\n".join(text for _, text in sorted(found))
