@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hilum_medmo.engine import load
 from hilum_medmo.errors import CheckpointError, MedMOError, RequestError
 from hilum_medmo.model import Finish, Generation, MedMO, ModelIdentity, Request, Timings, Token
 
@@ -16,4 +17,5 @@ __all__ = [
     "RequestError",
     "Timings",
     "Token",
+    "load",
 ]
