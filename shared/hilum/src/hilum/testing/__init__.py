@@ -1,0 +1,1 @@
+"""What tests of every service share: external programs, processes, fakes of the ports."""
