@@ -44,7 +44,7 @@ lock: $(VENV)/.bootstrap  ## renew requirements/*.txt from the pyproject.toml fi
 	$(call export,bootstrap,--only-group bootstrap)
 	$(call export,product,--all-packages --group build)
 	$(call export,test,--all-packages --group build --group test --group check)
-	$(call export,train,--only-group train --group train)
+	$(call export,train,--package hilum-modelops --group train)
 
 export = $(BIN)/uv export -q --frozen --no-emit-workspace --no-header --no-annotate $(2) -o requirements/$(1).txt >/dev/null
 
