@@ -1,0 +1,1 @@
+"""Training of MedMO-Nano. Everything below this package may import torch."""

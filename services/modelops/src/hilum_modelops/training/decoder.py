@@ -1,0 +1,63 @@
+"""The decoder's forward on packed turns: transformers' own modules, one mask, no cache. `tests` compare it with
+transformers' forward on single turns."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from hilum_modelops.training.packing import IGNORE, Packed
+
+IMAGE_START = 4
+"""`<|im_start|>`, `user`, newline and `<|vision_start|>` come before the image."""
+
+
+def _rope(language: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = language.rotary_emb(torch.zeros(1, dtype=torch.float32), positions)
+    return cos[:, None], sin[:, None]
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return x * cos + torch.cat([-x[..., 32:], x[..., :32]], dim=-1) * sin
+
+
+def decode(language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch.Tensor]) -> torch.Tensor:
+    """Image tokens (B, T, 256) and DeepStack features to the last hidden state (B, L, 256)."""
+    image = slice(IMAGE_START, IMAGE_START + tokens.shape[1])
+    x = language.embed_tokens(packed.ids)
+    x = torch.cat([x[:, : image.start], tokens.to(x.dtype), x[:, image.stop :]], dim=1)
+    batch, length, _ = x.shape
+    cos, sin = _rope(language, packed.positions)
+    bias = torch.zeros(packed.allowed.shape, dtype=torch.bfloat16).masked_fill_(~packed.allowed, -1e4)
+    for number, layer in enumerate(language.layers):
+        attn, y = layer.self_attn, layer.input_layernorm(x)
+        q = attn.q_norm(attn.q_proj(y).view(batch, length, 4, 64).float()).transpose(1, 2)
+        k = attn.k_norm(attn.k_proj(y).view(batch, length, 2, 64).float()).transpose(1, 2)
+        v = attn.v_proj(y).view(batch, length, 2, 64).transpose(1, 2)
+        q, k = _rotate(q, cos, sin).to(v.dtype), _rotate(k, cos, sin).to(v.dtype)
+        k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype))
+        x = x + attn.o_proj(mixed.transpose(1, 2).reshape(batch, length, 256))
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        if number < len(deep):
+            x = torch.cat([x[:, : image.start], x[:, image] + deep[number], x[:, image.stop :]], dim=1)
+    return language.norm(x)  # type: ignore[no-any-return]  # transformers' modules are untyped here
+
+
+def turn_loss(model: Any, packed: Packed, hidden: torch.Tensor, digits: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted cross entropy of the answers, with soft digit targets; also the part of label and end tokens."""
+    wanted = packed.targets != IGNORE
+    logits = F.linear(hidden[wanted], model.lm_head.weight).float()
+    logp = F.log_softmax(logits, dim=-1)
+    targets, weights = packed.targets[wanted], packed.weights[wanted]
+    loss = -logp.gather(1, targets[:, None])[:, 0]
+    if len(packed.soft):
+        order = torch.full(packed.targets.shape, -1, dtype=torch.long)
+        order[packed.digit_at[:, 0], packed.digit_at[:, 1]] = torch.arange(len(packed.soft))
+        row = order[wanted]
+        is_digit = row >= 0
+        soft = packed.soft[row[is_digit]]
+        loss = loss.masked_scatter(is_digit, -(soft * logp[is_digit][:, digits]).sum(1))
+    heavy = weights >= 2.5
+    part = loss[heavy].mean() if bool(heavy.any()) else loss.sum() * 0
+    return (loss * weights).sum() / packed.targets.shape[0] / 25.0, part.detach()

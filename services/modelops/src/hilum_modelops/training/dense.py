@@ -1,0 +1,114 @@
+"""The auxiliary dense heads, thrown away after training: where is each label, and what is its box.
+
+They read the patch grid (last hidden state) and the image tokens, so that the box is linear in what the decoder sees.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hilum_modelops.generator import LABELS, Finding
+from hilum_modelops.training.vision import merge_order
+
+COUNT = len(LABELS)
+
+
+class DenseHeads(nn.Module):
+    """Per location and label: a presence logit and a box x1 y1 x2 y2 in 0-1 of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, COUNT * 5))
+        self.token = nn.Sequential(nn.LayerNorm(256), nn.Linear(256, COUNT * 5))
+
+    def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, 192) and (B, N/4, 256) to (B, N, labels, 5) and (B, N/4, labels, 5)."""
+        return (
+            self.patch(hidden).view(*hidden.shape[:2], COUNT, 5).float(),
+            self.token(tokens).view(*tokens.shape[:2], COUNT, 5).float(),
+        )
+
+
+def targets(
+    findings: list[tuple[Finding, ...]], grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Patch presence (B, N, L) and boxes (B, N, L, 4); token presence (B, N/4, L) and boxes (B, N/4, L, 4)."""
+    order = merge_order(grid)
+    py, px = (order[:, 0] + 0.5) / grid[0], (order[:, 1] + 0.5) / grid[1]
+    ty, tx = py.view(-1, 4).mean(1), px.view(-1, 4).mean(1)
+    half_y, half_x = 1.0 / grid[0], 1.0 / grid[1]
+    batch, count = len(findings), len(order)
+    patch_on, token_on = torch.zeros(batch, count, COUNT), torch.zeros(batch, count // 4, COUNT)
+    patch_box, token_box = torch.zeros(batch, count, COUNT, 4), torch.zeros(batch, count // 4, COUNT, 4)
+    for row, items in enumerate(findings):
+        for item in items:
+            label = LABELS.index(item.label)
+            box = torch.tensor(item.box) / 1000
+            cx, cy, w, h = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
+            inside = ((px - cx).abs() < w / 2) & ((py - cy).abs() < h / 2)
+            near = ((tx - cx).abs() <= half_x * 1.01) & ((ty - cy).abs() <= half_y * 1.01)
+            patch_on[row, inside, label], patch_box[row, inside, label] = 1.0, box
+            token_on[row, near, label], token_box[row, near, label] = 1.0, box
+    return patch_on, patch_box, token_on, token_box
+
+
+def _pair_loss(out: torch.Tensor, on: torch.Tensor, box: torch.Tensor, positive: float) -> torch.Tensor:
+    weight = 1.0 + (positive - 1.0) * on
+    presence = F.binary_cross_entropy_with_logits(out[..., 0], on, weight=weight, reduction="sum")
+    hits = on > 0
+    predicted, wanted = out[..., 1:][hits], box[hits]
+    if len(wanted) == 0:
+        return presence / on.shape[0]
+    shift = F.smooth_l1_loss(predicted, wanted, beta=0.02, reduction="none").sum(-1)
+    per_place = shift * 6.0 + 0.5 * (1.0 - _giou(predicted, wanted))
+    # Each finding weighs about the same, however many patches it covers.
+    areas = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]))[hits] * on.shape[1]
+    return (presence + 4.0 * (per_place / areas.clamp(min=1.0)).sum()) / on.shape[0]
+
+
+def _giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    inter = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).clamp(min=1e-3).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inter
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=1e-3).prod(1)
+    return inter / union.clamp(min=1e-5) - (hull - union) / hull
+
+
+def dense_loss(
+    heads: DenseHeads, hidden: torch.Tensor, tokens: torch.Tensor, findings: list[tuple[Finding, ...]],
+    grid: tuple[int, int],
+) -> torch.Tensor:  # fmt: skip
+    """Scalar loss, about 1 when nothing is known."""
+    patch_out, token_out = heads(hidden, tokens)
+    patch_on, patch_box, token_on, token_box = targets(findings, grid)
+    patch = _pair_loss(patch_out, patch_on, patch_box, 2.0) / 20
+    return patch + _pair_loss(token_out, token_on, token_box, 2.0) / 6
+
+
+@torch.no_grad()
+def dense_recall(
+    heads: DenseHeads, hidden: torch.Tensor, tokens: torch.Tensor, findings: list[tuple[Finding, ...]]
+) -> tuple[list[tuple[str, float]], int]:
+    """(label, IoU of the best token of that label, 0 below 0.5 presence) per finding, and boxes on normals."""
+    out = heads(hidden, tokens)[1]
+    presence = out[..., 0].sigmoid()
+    best, where = presence.max(dim=1)
+    scores: list[tuple[str, float]] = []
+    false = 0
+    for row, items in enumerate(findings):
+        false += int(not items and bool((best[row] > 0.5).any()))
+        for item in items:
+            label = LABELS.index(item.label)
+            hit = presence[row, :, label] > min(0.5, float(best[row, label]))
+            places = torch.nonzero(hit)[:, 0].tolist() if float(best[row, label]) > 0.5 else []
+            places = places or ([int(where[row, label])] if float(best[row, label]) > 0.5 else [])
+            wanted = (torch.tensor(item.box) / 1000)[None]
+            ious = [float(_iou(out[row, p, label, 1:][None], wanted)) for p in places]
+            scores.append((item.label, max(ious, default=0.0)))
+    return scores, false
+
+
+def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    inter = (high - low).clamp(min=0).prod(1)
+    return inter / ((a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inter).clamp(min=1e-6)
