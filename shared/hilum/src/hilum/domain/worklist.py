@@ -17,7 +17,7 @@ class Entry:
     """A study that waits to be read.
 
     Attributes:
-        waiting_since: when its last image arrived.
+        waiting_since: when the last image of its first complete revision arrived: a late image costs no place.
         urgent_labels: labels whose findings reached the urgent threshold of the model version that made them,
             most probable first; empty when the AI found nothing urgent or did not run.
     """
@@ -55,7 +55,8 @@ class Place:
 def reading_order(entries: Sequence[Entry], limits: Limits, *, now: datetime) -> tuple[Place, ...]:
     """Overdue studies first, longest past their limit on top; then by priority; then the longest wait first.
 
-    Ties are broken by the study UID, so the order is the same for the same input in any order.
+    Ties are broken by the study UID, so the order is the same for the same input in any order. Between two studies past
+    their limits the order never changes again, and none that arrives later passes them: nobody starves.
     """
 
     def key(entry: Entry) -> tuple[bool, int, float, str]:
@@ -76,20 +77,23 @@ def effective_priority(entry: Entry) -> OrderPriority:
 
 
 def _place(entry: Entry, position: int, limits: Limits, now: datetime) -> Place:
-    wait = now - entry.waiting_since
+    wait = max(now - entry.waiting_since, timedelta(0))  # the sender's or this machine's clock may have been set back
     limit = limits.of(entry.order_priority)
     priority = effective_priority(entry)
     overdue = wait >= limit
+    found = ", ".join(entry.urgent_labels)
     if overdue:
-        reason = f"waited {_minutes(wait)}, past the {_minutes(limit)} limit for {entry.order_priority} orders"
+        reason = f"waited {_words(wait)}, past the {_words(limit)} limit for {entry.order_priority} orders"
+        reason += f"; AI: {found}" if found else ""
     elif priority is not entry.order_priority:
-        reason = f"lifted by AI: {', '.join(entry.urgent_labels)}; ordered {entry.order_priority}"
+        reason = f"lifted by AI: {found}; ordered {entry.order_priority}, waiting {_words(wait)}"
     else:
-        reason = f"ordered {entry.order_priority}, waiting {_minutes(max(wait, timedelta(0)))}"
+        reason = f"ordered {entry.order_priority}, waiting {_words(wait)}"
+        reason += f"; AI: {found}" if found else ""
     return Place(entry, position, priority, overdue, wait, reason)
 
 
-def _minutes(duration: timedelta) -> str:
+def _words(duration: timedelta) -> str:
     total = int(duration.total_seconds())
     if total < 60:
         return f"{total} s"
