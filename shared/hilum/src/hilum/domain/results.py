@@ -63,6 +63,7 @@ class Result:
     Attributes:
         time_zone: IANA name of the site's zone, in which local times are written.
         predecessor_sr_uid: SOP Instance UID of the SR that this one supersedes, or empty.
+        predecessor_series_uid: the series of that SR, or empty.
     """
 
     header: StudyHeader
@@ -72,6 +73,7 @@ class Result:
     time_zone: str
     institution: str = ""
     predecessor_sr_uid: str = ""
+    predecessor_series_uid: str = ""
 
     @property
     def key(self) -> str:
