@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hilum_medmo.engine import load
 from hilum_medmo.errors import CheckpointError, MedMOError, RequestError
-from hilum_medmo.model import Finish, Generation, MedMO, ModelIdentity, Request, Timings, Token
+from hilum_medmo.model import Finish, Generation, MedMO, ModelIdentity, Request, Threshold, Timings, Token
 
 __all__ = [
     "CheckpointError",
@@ -15,6 +15,7 @@ __all__ = [
     "ModelIdentity",
     "Request",
     "RequestError",
+    "Threshold",
     "Timings",
     "Token",
     "load",

@@ -51,7 +51,7 @@ def _build(options: argparse.Namespace) -> None:
     with built(checkpoint, read_config(checkpoint), digest) as graphs:
         files = sorted(graphs.decoder.parent.iterdir())
         done = f"built in {time.perf_counter() - started:.1f} s" if graphs.fresh else "already built"
-        print(f"{identity.name} {identity.version} ({identity.digest}): {done}")
+        print(f"{identity.name} {identity.version} (sha256 {identity.digest}): {done}")
         for path in files:
             print(f"  {path}  {path.stat().st_size / 1e6:.2f} MB")
 

@@ -23,9 +23,10 @@ from hilum_medmo.config import Qwen3VLConfig
 from hilum_medmo.errors import CheckpointError
 from hilum_medmo.graph.decoder import write_decoder
 from hilum_medmo.graph.vision import write_vision
+from hilum_medmo.identity import checkpoint_digest
 from hilum_medmo.weights import Weights
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Raise it with every change that makes other graphs of the same weights."""
 _MANIFEST = "build.json"
 
@@ -91,6 +92,8 @@ def _build(checkpoint: Path, config: Qwen3VLConfig, digest: str, root: Path, tar
         with Weights(checkpoint) as weights:
             write_vision(config.vision, weights, folder)
             write_decoder(config, weights, folder)
+        if checkpoint_digest(checkpoint) != digest:  # a training run swapped it meanwhile
+            raise CheckpointError(f"{checkpoint} changed while its ONNX graphs were built; load it again")
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         manifest = {"builder_version": BUILDER_VERSION, "digest": digest, "precision": "fp32", "files": files}
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -184,6 +184,8 @@ def score(generation: Generation, grounded: Sequence[GroundedLabel]) -> tuple[tu
         ValueError: the spans of `grounded` are not covered by the generation's tokens: they are of another answer.
     """
     text, tokens = generation.text, generation.tokens
+    if any(item.end > len(text) for item in grounded):
+        raise ValueError("the generation's tokens do not cover this answer")
     scores: list[tuple[BoxScore, ...]] = []
     for item in grounded:
         named = _probabilities(tokens, _without_spaces(text, item.start, item.open_end))

@@ -3,10 +3,10 @@
 hilum.json is Hilum's own file beside the weights; every key is optional, unknown ones are ignored:
 
     {"name": "MedMO-Nano", "version": "0.2.0", "simulation": true, "disclaimer": "…",
-     "labels": ["Nodule", …], "thresholds": {"Nodule": 0.4, …}, "no_finding": "No finding"}
+     "labels": ["Nodule", …], "thresholds": {"Nodule": {"report": 0.1, "urgent": 0.5}, …},
+     "no_finding": "No abnormality detected.", "prompts": {"locate": "…", "report": "…"}}
 
-`labels` may also hold objects with a key "label" (codes beside it are the caller's business), `thresholds` may be one
-number for all labels, `no_finding` one text or several.
+`no_finding` is one text or several. A threshold above 1 is never reached.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from hilum_medmo.config import read_json
 from hilum_medmo.errors import CheckpointError
-from hilum_medmo.model import ModelIdentity
+from hilum_medmo.model import ModelIdentity, Threshold
 from hilum_medmo.weights import weight_files
 
 DEFAULT_DISCLAIMER = "Made by an AI model; no person has verified it."
@@ -37,7 +37,7 @@ _BEHAVIOUR_FILES = (
 
 
 def checkpoint_digest(checkpoint: Path) -> str:
-    """`sha256:…` over the weights and every file that changes an answer.
+    """SHA-256, 64 hexadecimal digits, over the weights and every file that changes an answer.
 
     Hashed are, in order of name, each present file's name, a zero byte, its length as 8 bytes big-endian, and its
     bytes; so a byte cannot move from one file to the next unseen.
@@ -53,7 +53,7 @@ def checkpoint_digest(checkpoint: Path) -> str:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def read_identity(checkpoint: Path, digest: str) -> ModelIdentity:
@@ -65,7 +65,6 @@ def read_identity(checkpoint: Path, digest: str) -> ModelIdentity:
     path = checkpoint / "hilum.json"
     raw = read_json(path) if path.exists() else {}
     try:
-        labels = tuple(_label(entry) for entry in raw.get("labels", ()))
         simulation = raw.get("simulation", False)
         if not isinstance(simulation, bool):
             raise ValueError(f"simulation is {simulation!r}, neither true nor false")
@@ -75,11 +74,12 @@ def read_identity(checkpoint: Path, digest: str) -> ModelIdentity:
             digest=digest,
             simulation=simulation,
             disclaimer=_text(raw, "disclaimer", DEFAULT_DISCLAIMER),
-            labels=labels,
-            thresholds=_thresholds(raw.get("thresholds", {}), labels),
-            no_finding=_texts(raw.get("no_finding", ())),
+            labels=_texts("labels", raw.get("labels", ())),
+            thresholds=_thresholds(raw.get("thresholds", {})),
+            no_finding=_texts("no_finding", raw.get("no_finding", ())),
+            prompts={str(task): _text(raw["prompts"], task, "") for task in raw.get("prompts", {})},
         )
-    except (TypeError, ValueError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error!r}") from error
 
 
@@ -90,27 +90,16 @@ def _text(raw: dict[str, Any], key: str, default: str) -> str:
     return value
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def _texts(key: str, value: object) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"no_finding is {value!r}, no text and no list of texts")
-    return tuple(text for text in texts if text.strip())
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"{key} is {value!r}, no text and no list of texts")
+    return tuple(texts)
 
 
-def _label(entry: object) -> str:
-    label = entry["label"] if isinstance(entry, dict) else entry
-    if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"label {label!r} is no text")
-    return label
-
-
-def _thresholds(value: object, labels: tuple[str, ...]) -> dict[str, float]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = dict.fromkeys(labels, value)
-    if not isinstance(value, dict):
-        raise ValueError(f"thresholds is {value!r}, neither a number nor an object")
-    thresholds = {str(label): float(threshold) for label, threshold in value.items()}
-    wrong = {label: threshold for label, threshold in thresholds.items() if not 0.0 <= threshold <= 1.0}
+def _thresholds(value: dict[str, dict[str, float]]) -> dict[str, Threshold]:
+    thresholds = {label: Threshold(float(raw["report"]), float(raw["urgent"])) for label, raw in value.items()}
+    wrong = [label for label, threshold in thresholds.items() if not 0.0 <= threshold.report <= threshold.urgent]
     if wrong:
-        raise ValueError(f"thresholds outside 0 to 1: {wrong}")
+        raise ValueError(f"thresholds of {', '.join(wrong)}: 0 <= report <= urgent does not hold")
     return thresholds

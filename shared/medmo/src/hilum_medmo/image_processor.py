@@ -1,7 +1,7 @@
 """From an 8-bit RGB image to the patches Qwen3-VL's vision encoder reads.
 
-Source: transformers 5.24 `image_processing_qwen2_vl.py` (Qwen3-VL uses Qwen2-VL's processor); agrees with it within one
-grey level, which is what separates Pillow's bicubic filter from torchvision's.
+Source: transformers 5.24 `image_processing_qwen2_vl.py` (Qwen3-VL uses Qwen2-VL's processor), on torchvision as it runs
+by default; every grey level is the same (see `resize.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hilum_medmo.config import VisionConfig, read_json
 from hilum_medmo.errors import CheckpointError, RequestError
+from hilum_medmo.resize import resize
 
 _MAX_ASPECT = 200  # the limit of transformers' smart_resize
 _QWEN3_VL_PIXELS = (65_536, 16_777_216)  # preprocessor_config.json of the published Qwen3-VL weights
@@ -74,9 +74,7 @@ class ImageProcessor:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise RequestError(f"an image is uint8 (rows, cols, 3), not {image.dtype} {image.shape}")
         grid = self.grid(image.shape[0], image.shape[1])
-        size = (grid.columns * self.patch, grid.rows * self.patch)
-        if size != (image.shape[1], image.shape[0]):
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        image = resize(image, grid.rows * self.patch, grid.columns * self.patch)
         return self._cut(self._normalise(image), grid), grid
 
     def _normalise(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

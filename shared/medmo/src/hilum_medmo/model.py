@@ -17,18 +17,28 @@ Finish: TypeAlias = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold:
+    """Least confidences, 0 to 1, at which a label's box is reported and at which it lifts a study. Above 1 is never."""
+
+    report: float
+    urgent: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which model answered: everything a result must say about its origin.
 
     Attributes:
         name: human-readable name, such as "MedMO-Nano".
         version: the checkpoint's own version.
-        digest: `sha256:` and 64 hexadecimal digits over weights, config, tokenizer, chat template and image
+        digest: SHA-256, 64 hexadecimal digits, over weights, config, tokenizer, chat template and image
             processor (see `identity.checkpoint_digest`); two models with one digest give the same answers.
         simulation: True if the model was trained on generated images and must never reach a patient's record.
         disclaimer: the sentence that every result carries.
         labels: the closed set of labels the model was trained to locate; empty if it is open.
-        thresholds: label → least confidence (0 to 1) at which a finding counts; they belong to this model version.
+        thresholds: by label, the confidence (`grounding.BoxScore.confidence`) a finding needs; they belong to this
+            model version.
+        prompts: requests the model was trained on, by task ("locate", "report"); empty if nothing declares them.
         no_finding: answers, beside the empty one, that mean "nothing found" (see `grounding.parse`).
     """
 
@@ -38,8 +48,9 @@ class ModelIdentity:
     simulation: bool
     disclaimer: str
     labels: tuple[str, ...] = ()
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     no_finding: tuple[str, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

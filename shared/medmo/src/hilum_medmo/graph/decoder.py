@@ -45,6 +45,8 @@ def write_decoder(config: Qwen3VLConfig, weights: Weights, folder: Path) -> Path
         ids = graph.input("input_ids", np.int64, ["batch", "new"])
         cos, sin = _rotary_tables(graph, text)
         bias = graph.input("attention_bias", np.float32, ["batch", 1, "new", "total"])
+        # Rows of a KV head: its query heads one after the other, each with all S tokens (see _attend).
+        bias = graph.add("Concat", *[bias] * (text.heads // text.kv_heads), axis=2)
         index = graph.input("image_index", np.int64, ["batch", "new"])
         features = graph.input("image_features", np.float32, [config.image_levels, "rows", text.hidden])
         keep = graph.input("keep", np.int64, ["kept"])
@@ -112,6 +114,8 @@ def _project(
     qkv = graph.linear(value, f"layers.{layer}.self_attn.qkv", kernel, bias)
     both, values = graph.split(qkv, [turning * text.head_dim, text.kv_heads * text.head_dim], axis=-1)
     both = _rms(graph, text, graph.reshape(both, 0, 0, turning, text.head_dim))
+    # ONNX Runtime fuses the norm only with a scale of one axis; the heads' own scales follow.
+    both = graph.add("Mul", both, graph.weight(f"layers.{layer}.self_attn.ones", np.ones(text.head_dim, np.float32)))
     both = graph.add("Mul", both, graph.weight(f"layers.{layer}.self_attn.qk_norm", _qk_scale(text, weights, name)))
     both = rotate(graph, graph.add("Transpose", both, perm=[0, 2, 1, 3]), text.head_dim, cos, sin)
     query, key = graph.split(both, [text.heads, text.kv_heads], axis=1)
@@ -139,11 +143,8 @@ def _attend(graph: GraphWriter, text: TextConfig, layer: int, query: str, key: s
     graph.output(values, f"present_value.{layer}", total)
     rows = graph.reshape(query, 0, text.kv_heads, -1, text.head_dim)
     scores = graph.add("MatMul", rows, graph.add("Transpose", key, perm=[0, 1, 3, 2]))
-    shape = graph.add("Shape", query, end=3)  # (B, heads, S)
-    by_head = graph.add("Reshape", scores, graph.add("Concat", shape, graph.integers(-1), axis=0))
-    chances = graph.add("Softmax", graph.add("Add", by_head, bias), axis=-1)
-    grouped = graph.add("Reshape", chances, graph.add("Shape", scores))
-    mixed = graph.reshape(graph.add("MatMul", grouped, values), 0, text.heads, -1, text.head_dim)
+    chances = graph.add("Softmax", graph.add("Add", scores, bias), axis=-1)
+    mixed = graph.reshape(graph.add("MatMul", chances, values), 0, text.heads, -1, text.head_dim)
     return graph.reshape(graph.add("Transpose", mixed, perm=[0, 2, 1, 3]), 0, 0, text.heads * text.head_dim)
 
 

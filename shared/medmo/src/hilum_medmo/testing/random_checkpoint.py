@@ -108,7 +108,7 @@ def write_random_checkpoint(folder: Path, geometry: Geometry = TINY, seed: int =
         "simulation": True,
         "disclaimer": "Random weights, not for patients.",
         "labels": ["Nodule"],
-        "thresholds": {"Nodule": 0.5},
+        "thresholds": {"Nodule": {"report": 0.1, "urgent": 0.5}},
         "no_finding": "No finding",
     }
     small: dict[str, dict[str, Any]] = {
@@ -282,7 +282,7 @@ def _values(generator: np.random.RandomState, name: str, shape: tuple[int, ...],
         return (0.1 * noise).astype(np.float32)
     if len(shape) == 1:
         return (1 + 0.1 * noise).astype(np.float32)
-    scale = 0.3 if "embed" in name and "proj" not in name else 1 / math.sqrt(math.prod(shape[1:]))
+    scale = 0.1 if "embed" in name and "proj" not in name else 1 / math.sqrt(math.prod(shape[1:]))
     return (scale * noise).astype(np.float32)
 
 

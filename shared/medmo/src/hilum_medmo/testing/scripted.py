@@ -9,7 +9,7 @@ from hilum_medmo.model import Finish, Generation, ModelIdentity, Request, Timing
 SCRIPTED_IDENTITY = ModelIdentity(
     name="MedMO-Scripted",
     version="0",
-    digest="sha256:" + "0" * 64,
+    digest="0" * 64,
     simulation=True,
     disclaimer="A scripted answer for tests, not for patients.",
 )
