@@ -76,9 +76,7 @@ class OnnxMedMO:
         layout = lay_out(ids, grids, self._config.image_token, self._config.vision.merge)
         prepared = time.perf_counter()
         answer = AnswerText(self._chat.tokenizer, self._chat.hidden_tokens)
-        features = None
-        if patches and not stop():
-            features = self._features(patches, stop)
+        features = self._features(patches, stop) if patches else None
         seen = time.perf_counter()
         decoding = Decoding(self._sessions)
         finish: Finish = "cancelled"
