@@ -261,9 +261,8 @@ def test_shrinking_never_moves_what_is_seen(
     y = (np.arange(seen.shape[0]) + 0.5) / seen.shape[0] * rows - 0.5
     x = (np.arange(seen.shape[1]) + 0.5) / seen.shape[1] * columns - 0.5
     expected = np.add.outer(y, x) / ramp.max() * 255
-    grey_per_pixel = 255 / ramp.max() * max(rows, columns) / side
-    # a seventh of a target pixel, and at the border a filter has less to average
-    assert np.abs(seen - expected)[1:-1, 1:-1].max() < 1 + grey_per_pixel / 7
+    # Pillow rounds twice, and at the border a filter has less to average.
+    assert np.abs(seen - expected)[2:-2, 2:-2].max() < 1.5
 
 
 def test_a_png_is_bounded_and_grey_when_the_frame_is(tmp_path: Path) -> None:

@@ -340,8 +340,8 @@ def _resized(pixels: NDArray[np.uint8], aspect: float, longest_side: int) -> NDA
     if size == (columns, rows):
         return pixels
     # A triangle as wide as the reduction, centred on the target pixel: unlike Pillow's BOX, which rounds to whole
-    # source pixels, it moves nothing. The gap lets Pillow average whole blocks first, which is three times as fast.
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    # source pixels, it moves nothing.
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
 def _rgb(shade: NDArray[np.uint8]) -> Rgb:
