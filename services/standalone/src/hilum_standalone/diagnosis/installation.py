@@ -1,0 +1,171 @@
+"""Checks of one data folder: files, database, processes, what got stuck, and the destinations."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hilum.runtime.config import AnyDestination, DicomDestination, FhirDestination, Site
+from hilum_standalone.diagnosis.check import Check, note, ok, red
+from hilum_standalone.folder import is_alive, is_running, processes
+from hilum_standalone.plan import DEMO_DESTINATIONS, LOOPBACK, accepts
+
+
+def installation(data: Path, site: Site) -> Iterator[Check]:
+    start = f"hilum up --data {data}"
+    if not data.exists():
+        yield note("Data folder", f"{data} does not exist yet", start)
+        return
+    if os.access(data, os.W_OK | os.X_OK):
+        yield ok("Data folder", str(data.absolute()))
+    else:
+        yield red("Data folder", f"{data} can't be written to", f"chown or chmod {data}")
+    yield from _database(data, start)
+    running = is_running(data)
+    yield from _processes(data, running, start)
+    yield from _destinations(site, running)
+
+
+def _database(data: Path, start: str) -> Iterator[Check]:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import text
+
+    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading
+    from hilum.adapters.sql.schema import MIGRATIONS
+    from hilum.domain.errors import Busy
+
+    if not database_path(data).exists():
+        yield note("Database", "not made yet", start)
+        return
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    head = ScriptDirectory.from_config(config).get_current_head()
+    engine = open_database(database_path(data))
+    try:
+        if not has_schema(engine):
+            yield note("Database", "has no tables yet", start)
+            return
+        with reading(engine) as connection:
+            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            if version == head:
+                yield ok("Database", f"schema {version}")
+            else:
+                yield red("Database", f"schema {version}, this release has {head}", f"restart with: {start}")
+                return
+            yield from _stuck(connection)
+    except Busy as error:
+        yield red("Database", error.reason, "look at its file and at what holds it open")
+    finally:
+        engine.dispose()
+
+
+def _stuck(connection: object) -> Iterator[Check]:
+    """What waits for a person: dead letters, parked deliveries, quarantined images."""
+    import sqlalchemy as sa
+
+    from hilum.adapters.sql.ledger import count_dead_letters, count_quarantine, list_dead_letters, list_quarantine
+    from hilum.adapters.sql.tables import deliveries
+    from hilum.domain.results import DeliveryState
+
+    assert isinstance(connection, sa.Connection)
+    letters = count_dead_letters(connection)
+    if letters:
+        newest = list_dead_letters(connection)[0]
+        found = f"{letters}; the newest, on {newest.topic}: {newest.reason}"
+        yield red("Dead letters", found, "mend the reason; the messages are in the table dead_letters")
+    else:
+        yield ok("Dead letters", "none")
+    parked = connection.execute(
+        sa.select(deliveries.c.destination, deliveries.c.format, deliveries.c.reason)
+        .where(deliveries.c.state == DeliveryState.PARKED)
+        .order_by(deliveries.c.id.desc())
+    ).all()
+    if parked:
+        found = f"{len(parked)}; the newest, {parked[0].format} to {parked[0].destination}: {parked[0].reason}"
+        yield red(
+            "Parked deliveries", found, "mend the destination; `hilum export` writes the result to files meanwhile"
+        )
+    else:
+        yield ok("Parked deliveries", "none")
+    kept = count_quarantine(connection)
+    if kept:
+        newest_reason = list_quarantine(connection)[0].reason
+        yield note(
+            "Quarantine",
+            f"{kept} received objects could not be indexed: {newest_reason}",
+            "they are kept; see the page",
+        )
+
+
+def _processes(data: Path, running: bool, start: str) -> Iterator[Check]:
+    if not running:
+        yield note("Services", "not running", start)
+        return
+    known = processes(data)
+    dead = [name for name, entry in known.items() if not is_alive(str(entry["pid"]))]
+    restarted = [f"{name} {entry['restarts']} times" for name, entry in known.items() if entry["restarts"]]
+    if dead or not known:
+        yield red("Services", f"not alive: {', '.join(dead) or 'all'}", f"see {data / 'logs'}")
+    elif restarted:
+        yield note("Services", f"all alive; started again: {', '.join(restarted)}", f"see {data / 'logs'}")
+    else:
+        yield ok("Services", f"{', '.join(known)}: alive")
+    for service, what in (("scp", "DICOM port"), ("console", "Page")):
+        try:
+            port = int((data / "run" / f"{service}.port").read_text())
+        except (OSError, ValueError):
+            yield red(what, "no port is known", f"see {data / 'logs' / service}.log")
+            continue
+        if accepts(LOOPBACK, port):
+            yield ok(what, f"answers on {LOOPBACK}:{port}")
+        else:
+            yield red(what, f"nothing answers on {LOOPBACK}:{port}", f"see {data / 'logs' / service}.log")
+
+
+def _destinations(site: Site, running: bool) -> Iterator[Check]:
+    if not site.destinations:
+        yield note("Destinations", "none configured: results stay here", "add [[destinations]] to hilum.toml")
+    for destination in site.destinations:
+        if destination.name in DEMO_DESTINATIONS and not running:
+            continue  # the demo's receivers live and die with it
+        what = f"Destination {destination.name}"
+        trouble = _reach(site, destination)
+        if trouble:
+            yield red(what, trouble, "start it, or mend its host and port in hilum.toml")
+        else:
+            yield ok(
+                what, f"answers{'' if destination.simulation else '; not a simulation: gets no result of MedMO-Nano'}"
+            )
+
+
+def _reach(site: Site, destination: AnyDestination) -> str:
+    """Empty when the destination answers in its own protocol, else what happened."""
+    if isinstance(destination, DicomDestination):
+        return _echo(site.ae_title, destination)
+    if isinstance(destination, FhirDestination):
+        return _metadata(destination.url)
+    return "" if accepts(destination.host, destination.port, timeout_s=3) else "nothing answers"
+
+
+def _echo(calling: str, destination: DicomDestination) -> str:
+    from pynetdicom import AE
+
+    entity = AE(ae_title=calling)
+    entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = 5
+    entity.add_requested_context("1.2.840.10008.1.1")  # Verification
+    association = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    if not association.is_established:
+        return "rejected the association" if association.is_rejected else "no association could be made"
+    status = association.send_c_echo()
+    association.release()
+    return "" if status and status.Status == 0x0000 else "C-ECHO was not answered with success"
+
+
+def _metadata(url: str) -> str:
+    import httpx
+
+    try:
+        response = httpx.get(f"{url.rstrip('/')}/metadata", timeout=5, headers={"Accept": "application/fhir+json"})
+    except httpx.HTTPError as error:
+        return f"no answer ({type(error).__name__})"
+    return "" if response.status_code < 400 else f"GET metadata was answered with {response.status_code}"

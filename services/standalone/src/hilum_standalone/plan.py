@@ -1,0 +1,149 @@
+"""What runs for one data folder: its effective configuration, its ports and its processes."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from hilum.runtime.config import ConfigError, Site, parse
+from hilum_standalone.folder import pick_port, write_atomically
+from hilum_standalone.options import Unusable
+from hilum_standalone.supervisor import Program
+from hilum_standalone.toml_text import toml_text
+
+LOOPBACK = "127.0.0.1"
+DEMO_CALLING_AE = "HILUM_DEMO"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPorts:
+    """Where the demo's own receivers listen on the loopback interface."""
+
+    dicom: int
+    fhir: int
+    hl7: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    data: Path
+    site: Site
+    dicom_port: int
+    http_port: int
+    demo: DemoPorts | None
+
+    @property
+    def config(self) -> Path:
+        """The effective configuration, which every service reads."""
+        return self.data / "run" / "hilum.toml"
+
+    @property
+    def page(self) -> str:
+        return f"http://{LOOPBACK}:{self.http_port}/"
+
+
+def make_plan(data: Path, site: Site, *, base: Path, dicom_port: int, http_port: int, demo: bool) -> Plan:
+    """Looks at the ports and writes the effective configuration. `base`: what a relative checkpoint path starts from.
+
+    Raises:
+        Unusable: a port is in use, or the configuration and the demo's destinations don't go together.
+    """
+    if dicom_port and dicom_port == http_port:
+        raise Unusable("--dicom-port and --http-port are the same port")
+    dicom = pick_port(site.listener.host, dicom_port, "--dicom-port")
+    http = pick_port(LOOPBACK, http_port, "--http-port")
+    ports = DemoPorts(*(pick_port(LOOPBACK, 0, "") for _ in range(3))) if demo else None
+    text = toml_text(_effective(site, base, ports))
+    try:
+        effective = parse(text, name="the configuration with the demo's destinations")
+    except ConfigError as error:
+        raise Unusable(str(error)) from error
+    plan = Plan(data, effective, dicom, http, ports)
+    write_atomically(plan.config, "# Written by `hilum up`; edit the file given with --config instead.\n" + text)
+    return plan
+
+
+def _effective(site: Site, base: Path, ports: DemoPorts | None) -> dict[str, object]:
+    values: dict[str, object] = site.model_dump(mode="json", exclude_none=True)
+    if site.model.checkpoint is not None:
+        checkpoint = str((base / site.model.checkpoint).absolute())
+        values["model"] = {**site.model.model_dump(mode="json"), "checkpoint": checkpoint}
+    if ports is not None:
+        values["destinations"] = [*site.model_dump(mode="json")["destinations"], *_demo_destinations(ports)]
+        if site.peers:  # with peers configured, nobody else may send
+            caller = {"ae_title": DEMO_CALLING_AE, "host": LOOPBACK}
+            values["peers"] = [*site.model_dump(mode="json", exclude_none=True)["peers"], caller]
+    return values
+
+
+def _demo_destinations(ports: DemoPorts) -> list[dict[str, object]]:
+    from hilum_standalone.receivers.dicom import AE_TITLE
+
+    common = {"simulation": True, "host": LOOPBACK}
+    return [
+        {"name": "demo-pacs", "kind": "dicom", "ae_title": AE_TITLE, "port": ports.dicom, **common},
+        {"name": "demo-fhir", "kind": "fhir", "url": f"http://{LOOPBACK}:{ports.fhir}", "simulation": True},
+        {"name": "demo-ris", "kind": "hl7", "port": ports.hl7, "application": "DEMO_RIS", **common},
+    ]
+
+
+DEMO_DESTINATIONS = ("demo-pacs", "demo-fhir", "demo-ris")
+
+
+def checkpoint_of(site: Site) -> Path:
+    """The checkpoint that the worker loads: the configured one, else MedMO-Nano of this repository."""
+    import hilum_medmo
+
+    nano = Path(hilum_medmo.__file__).parents[2] / "checkpoints" / "medmo-nano"
+    return site.model.checkpoint or nano
+
+
+def programs(plan: Plan) -> list[Program]:
+    """The processes in the order in which they stop: the front door first, the receivers last."""
+    run = plan.data / "run"
+    for stale in [*run.glob("*.port"), *run.glob("*.ready")]:
+        stale.unlink()
+    common = ("--data", str(plan.data), "--config", str(plan.config))
+
+    def listens(name: str, host: str, port: int) -> bool:
+        return (run / f"{name}.port").exists() and accepts(host, port)
+
+    host = plan.site.listener.host
+    found = [
+        Program(
+            "scp",
+            ("-m", "hilum_listener", "scp", *common, "--port", str(plan.dicom_port)),
+            lambda: listens("scp", _reachable(host), plan.dicom_port),
+        ),
+        Program("assemble-route", ("-m", "hilum_listener", "assemble", "route", *common)),
+        Program("worker", ("-m", "hilum_worker", *common)),
+        Program("results", ("-m", "hilum_results", *common)),
+        Program(
+            "console",
+            ("-m", "hilum_console", *common, "--port", str(plan.http_port)),
+            lambda: listens("console", LOOPBACK, plan.http_port),
+        ),
+    ]
+    if plan.demo is not None:
+        demo = plan.demo
+        ports = ("--dicom", str(demo.dicom), "--fhir", str(demo.fhir), "--hl7", str(demo.hl7))
+        found.append(
+            Program(
+                "receivers",
+                ("-m", "hilum_standalone.receivers", "--data", str(plan.data), *ports),
+                lambda: all(accepts(LOOPBACK, port) for port in (demo.dicom, demo.fhir, demo.hl7)),
+            )
+        )
+    return found
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)
+
+
+def accepts(host: str, port: int, *, timeout_s: float = 0.5) -> bool:
+    """True when something accepts a connection there."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,33 @@
+"""A storage SCP that takes any storage class and keeps the objects as DICOM files."""
+
+from pynetdicom import AE, evt
+from pynetdicom.transport import ThreadedAssociationServer
+
+from hilum_standalone.receivers.kept import Kept
+
+AE_TITLE = "DEMO_PACS"
+_SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+_SUCCESS, _CANNOT_UNDERSTAND = 0x0000, 0xC000
+
+
+def serve(kept: Kept, *, host: str, port: int) -> ThreadedAssociationServer:
+    """Starts the SCP on its own threads."""
+    from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
+
+    def store(event: evt.Event) -> int:
+        try:
+            uid = str(event.request.AffectedSOPInstanceUID)  # type: ignore[union-attr]
+            content = event.encoded_dataset()  # Part 10: preamble, file meta, then the bytes as they came
+        except (AttributeError, ValueError):
+            return _CANNOT_UNDERSTAND  # PS3.4 B.2.3
+        kept.keep(uid, "dcm", content)
+        return _SUCCESS
+
+    entity = AE(ae_title=AE_TITLE)
+    entity.add_supported_context("1.2.840.10008.1.1")  # Verification
+    for context in AllStoragePresentationContexts:
+        assert context.abstract_syntax is not None
+        entity.add_supported_context(context.abstract_syntax, [*_SYNTAXES, *ALL_TRANSFER_SYNTAXES])
+    server = entity.start_server((host, port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    return server

@@ -1,0 +1,170 @@
+"""Starts the services, starts them again when they end, and stops them in order."""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hilum_standalone.folder import write_atomically
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_STEADY_S = 30.0  # a service that ran this long starts again without a longer pause
+_LOG_BYTES = 10_000_000
+_LOGS_KEPT = 3
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One service: `command` is what follows the Python interpreter; `ready` looks, quickly, whether it serves."""
+
+    name: str
+    command: tuple[str, ...]
+    ready: Callable[[], bool] = lambda: True
+
+
+@dataclass(slots=True)
+class _Child:
+    program: Program
+    popen: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    due_at: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    restarts: int = field(default=0)
+
+
+class Supervisor:
+    """Not thread-safe: start, tick and stop belong to the main thread (a child follows the thread that made it).
+
+    Args:
+        say: told in one line when a service ends unasked.
+        inherit: descriptors that the services keep open (the folder's lock).
+    """
+
+    def __init__(self, programs: Sequence[Program], *, data: Path, say: Callable[[str], None], inherit: int) -> None:
+        self._children = [_Child(program) for program in programs]
+        self._data = data
+        self._say = say
+        self._inherit = inherit
+        self._die_with_parent = _death_signal()
+
+    def start(self) -> None:
+        for child in self._children:
+            self._start(child)
+        self._note()
+
+    def tick(self) -> None:
+        """Reaps what ended, starts what is due. Called several times a second."""
+        now = time.monotonic()
+        changed = False
+        for child in self._children:
+            if child.popen is not None and child.popen.poll() is not None:
+                self._ended(child, now)
+                changed = True
+            elif child.popen is None and now >= child.due_at:
+                child.restarts += 1
+                self._start(child)
+                changed = True
+            elif child.popen is not None and now - child.started_at > _STEADY_S:
+                child.pause_s = _FIRST_PAUSE_S
+            _rotate(self.log_of(child.program.name))
+        if changed:
+            self._note()
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """The services that don't serve yet."""
+        return tuple(c.program.name for c in self._children if c.popen is None or not c.program.ready())
+
+    def hopeless(self) -> str | None:
+        """The first service that ended three times before it served once, if any. Only asked before all are ready."""
+        return next((c.program.name for c in self._children if c.restarts >= 2 and c.popen is None), None)
+
+    def log_of(self, name: str) -> Path:
+        return self._data / "logs" / f"{name}.log"
+
+    def stop(self, *, timeout_s: float = 14.0) -> None:
+        """SIGTERM to each in turn, the front door first, then SIGKILL to what is left when the time is over."""
+        deadline = time.monotonic() + timeout_s
+        left = [c for c in self._children if c.popen is not None]
+        for number, child in enumerate(left):
+            assert child.popen is not None
+            child.popen.terminate()
+            share = (deadline - time.monotonic()) / (len(left) - number)
+            with suppress(subprocess.TimeoutExpired):
+                child.popen.wait(max(share, 0.05))
+        for child in left:
+            assert child.popen is not None
+            if child.popen.poll() is None:
+                self._say(f"{child.program.name} did not stop in time and was killed")
+                child.popen.kill()
+                child.popen.wait()
+
+    def _start(self, child: _Child) -> None:
+        with self.log_of(child.program.name).open("ab") as log:
+            child.popen = subprocess.Popen(
+                [sys.executable, *child.program.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._inherit,),
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops them in order
+                preexec_fn=self._die_with_parent,
+            )
+        child.started_at = time.monotonic()
+
+    def _ended(self, child: _Child, now: float) -> None:
+        assert child.popen is not None
+        code = child.popen.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        child.popen = None
+        child.due_at = now + child.pause_s
+        self._say(
+            f"{child.program.name} {how}; it starts again in {child.pause_s:g} s "
+            f"(log: {self.log_of(child.program.name)})"
+        )
+        child.pause_s = min(child.pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _note(self) -> None:
+        entries = {
+            c.program.name: {"pid": c.popen.pid, "restarts": c.restarts} for c in self._children if c.popen is not None
+        }
+        write_atomically(self._data / "run" / "processes.json", json.dumps(entries, indent=1))
+
+
+def _death_signal() -> Callable[[], None] | None:
+    """Called in a child before its program: the kernel sends it SIGTERM when the supervisor is gone (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None  # the services' own watch of their parent does it a second later
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it went before the call
+            os._exit(1)
+
+    return die_with_parent
+
+
+def _rotate(log: Path) -> None:
+    """Keeps a log below its limit by copying it aside; its writer appends, so it goes on at the new start."""
+    try:
+        if log.stat().st_size < _LOG_BYTES:
+            return
+        for number in range(_LOGS_KEPT - 1, 0, -1):
+            older = log.with_name(f"{log.name}.{number}")
+            if older.exists():
+                older.replace(log.with_name(f"{log.name}.{number + 1}"))
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
+    except OSError:
+        return  # logs must never stop the services; the next tick tries again
