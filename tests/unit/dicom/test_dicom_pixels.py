@@ -242,7 +242,9 @@ def test_the_model_sees_square_pixels_over_the_whole_field_of_view(tmp_path: Pat
     pixels[20:40, 150:225] = 255
     path = write(tmp_path / "a.dcm", chest_image(pixels, PixelAspectRatio=[2, 1]))
     assert pixel_aspect(path) == 2.0
-    seen = model_frame(path, 1)[..., 0]
+    frame = model_frame(path, 1)
+    assert (frame.rows, frame.columns) == (100, 300)
+    seen = frame.pixels[..., 0]
     assert seen.shape == (200, 300)
     rows, columns = np.nonzero(seen > 127)
     assert (rows.min() / 200, (rows.max() + 1) / 200) == pytest.approx((0.2, 0.4), abs=0.01)
@@ -256,7 +258,7 @@ def test_shrinking_never_moves_what_is_seen(
     ramp = np.add.outer(np.arange(rows), np.arange(columns)).astype(np.float64)
     pixels = np.rint(ramp / ramp.max() * 255).astype(np.uint8)
     path = write(tmp_path_factory.mktemp("s") / "a.dcm", chest_image(pixels))
-    seen = model_frame(path, 1, longest_side=side)[..., 0]
+    seen = model_frame(path, 1, longest_side=side).pixels[..., 0]
     assert max(seen.shape) == side
     y = (np.arange(seen.shape[0]) + 0.5) / seen.shape[0] * rows - 0.5
     x = (np.arange(seen.shape[1]) + 0.5) / seen.shape[1] * columns - 0.5

@@ -71,14 +71,29 @@ def display_frame(path: Path, frame: int) -> Rgb:
     return _rgb(shade)
 
 
-def model_frame(path: Path, frame: int, *, longest_side: int = 1024) -> Rgb:
-    """One frame with square pixels, at most `longest_side` pixels long, uint8 (rows, columns, 3), RGB.
+@dataclass(frozen=True, slots=True, eq=False)
+class SquareFrame:
+    """A frame as a model sees it.
 
-    It shows exactly the field of view of the stored frame, averaged over areas, so coordinates relative to the whole
-    image are the same in both. Raises as `display_frame`.
+    Attributes:
+        pixels: uint8 (height, width, 3), RGB, square pixels, over exactly the field of view of the stored frame; so
+            coordinates relative to the whole image are the same in both.
+        rows, columns: the size of the stored frame, in which boxes are reported.
+    """
+
+    pixels: Rgb
+    rows: int
+    columns: int
+
+
+def model_frame(path: Path, frame: int, *, longest_side: int = 1024) -> SquareFrame:
+    """One frame with square pixels, at most `longest_side` pixels long, averaged over areas.
+
+    Raises as `display_frame`.
     """
     shade, aspect = _frame(path, frame)
-    return _rgb(_resized(shade, aspect, longest_side))
+    rows, columns = shade.shape[:2]
+    return SquareFrame(_rgb(_resized(shade, aspect, longest_side)), rows, columns)
 
 
 def png_of(pixels: Rgb, *, longest_side: int = 2048) -> bytes:

@@ -1,0 +1,51 @@
+"""`python -m hilum_worker --data DIR [--config FILE] [--checkpoint DIR]`: the composition root of the worker."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from hilum.adapters.sql.database import database_path, open_database
+from hilum.ports.clock import SystemClock
+from hilum.runtime import logs
+from hilum.runtime.config import ConfigError, load
+from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
+from hilum_medmo import CheckpointError
+from hilum_worker import medmo
+from hilum_worker.serve import serve, wait_for_schema
+from hilum_worker.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="hilum_worker", description="Asks MedMO about studies.")
+    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--config", type=Path, help="hilum.toml")
+    parser.add_argument("--checkpoint", type=Path, help="a folder with a MedMO checkpoint; MedMO-Nano without it")
+    given = parser.parse_args(arguments)
+    logs.configure("worker")
+    warnings.simplefilter("ignore")  # pydicom's quote values of the file
+    log = logs.Log("hilum.worker")
+    try:
+        site = load(given.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    checkpoint = given.checkpoint or site.model.checkpoint or medmo.default_checkpoint()
+    settings = Settings.of(site, data=given.data, checkpoint=checkpoint)
+    stop = stop_on_signals()
+    stop_with_parent(stop)
+    try:
+        model = medmo.load(settings.checkpoint, threads=settings.threads, should_stop=stop.is_set)
+    except CheckpointError as error:
+        log.error("no usable model", reason=str(error))
+        return 2
+    engine = open_database(database_path(settings.data))
+    wait_for_schema(engine, stop)
+    try:
+        return serve(settings, engine, model, SystemClock(), stop) if not stop.is_set() else 0
+    finally:
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Runs the worker's two loops: requests become rows, rows become findings."""
+
+import threading
+from contextlib import suppress
+
+from sqlalchemy import Engine
+
+from hilum.adapters.folder import FolderInstances
+from hilum.adapters.sql.database import has_schema, transaction
+from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
+from hilum.contracts.topics import INFERENCE
+from hilum.domain.errors import Busy
+from hilum.ports.clock import Clock
+from hilum.ports.model import Model
+from hilum.runtime.consume import consume
+from hilum.runtime.logs import Log
+from hilum_worker.settings import Settings
+from hilum_worker.work import Worker
+
+GROUP = "worker"
+
+
+def serve(settings: Settings, engine: Engine, model: Model, clock: Clock, stop: threading.Event) -> int:
+    """Works until `stop` is set; the exit code, 1 when one of the loops broke."""
+    log = Log("hilum.worker")
+    worker = Worker(
+        settings=settings,
+        engine=engine,
+        publisher=SqlPublisher(clock),
+        store=FolderInstances(settings.data / "spool"),
+        model=model,
+        clock=clock,
+        log=log,
+        stop=stop,
+        wake=threading.Event(),
+    )
+    broken = threading.Event()
+
+    def take_requests() -> None:
+        topics = [topic.name for topic in INFERENCE.values()]
+        consumer = SqlConsumer(engine, group=GROUP, topics=topics, clock=clock, stop=stop)
+        try:
+            consume(consumer, worker.intake, transaction=lambda: transaction(engine), stop=stop, log=log)
+        except Exception as error:  # a bug: it ends the process, and the supervisor starts a new one
+            log.error("intake broke", exc_info=error)
+            broken.set()
+            stop.set()
+        finally:
+            consumer.close()
+
+    intake = threading.Thread(target=take_requests, name="intake")
+    intake.start()
+    log.info("worker ready", model=model.identity.name, version=model.identity.version)
+    try:
+        worker.run()
+    except Exception as error:
+        log.error("worker broke", exc_info=error)
+        broken.set()
+    finally:
+        stop.set()
+        worker.wake.set()
+        intake.join()
+    return 1 if broken.is_set() else 0
+
+
+def wait_for_schema(engine: Engine, stop: threading.Event) -> None:
+    """Returns once the tables exist (another process migrates) or `stop` is set."""
+    while not stop.is_set():
+        with suppress(Busy):
+            if has_schema(engine):
+                return
+        stop.wait(0.2)

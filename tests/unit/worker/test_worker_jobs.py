@@ -1,0 +1,267 @@
+"""Jobs: one row per request, the most urgent first, each ended once."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from hilum.adapters.sql.database import reading, transaction
+from hilum.adapters.sql.eventlog import SqlPublisher
+from hilum.adapters.sql.tables import events
+from hilum.adapters.sql.tables import jobs as table
+from hilum.contracts.messages import FindingsProduced, InferenceRequested, StudyEnded
+from hilum.domain.errors import Busy, Reject, Retry
+from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task
+from hilum.domain.results import AiState
+from hilum.ports.events import Received
+from hilum.runtime.logs import Log
+from hilum.testing.clock import SetClock
+from hilum.testing.model import FakeModel
+from hilum_worker import jobs
+from hilum_worker.settings import Settings
+from hilum_worker.work import Worker
+
+from .conftest import NOW, Bench, with_spot
+
+LEASE, MAX_WAIT = timedelta(seconds=30), timedelta(seconds=120)
+
+
+@dataclass
+class Desk:
+    """A worker on a bench, its clock, and what it published."""
+
+    bench: Bench
+    worker: Worker
+    clock: SetClock
+
+    def take(self, request: InferenceRequest) -> None:
+        payload = InferenceRequested.from_domain(request).model_dump_json()
+        with transaction(self.bench.engine) as connection:
+            self.worker.intake(connection, Received("inference.routine", 1, "key", payload, {}))
+
+    def rows(self) -> list[Any]:
+        with reading(self.bench.engine) as connection:
+            return list(connection.execute(sa.select(table).order_by(table.c.enqueued_at, table.c.revision)))
+
+    def published(self) -> list[tuple[str, str]]:
+        with reading(self.bench.engine) as connection:
+            return [(row.topic, row.payload) for row in connection.execute(sa.select(events).order_by("offset"))]
+
+    def ended(self) -> list[StudyEnded]:
+        return [StudyEnded.model_validate_json(text) for topic, text in self.published() if topic == "study.ended"]
+
+
+def desk(bench: Bench, before: Callable[[Task], None] = lambda _task: None, *, attempts: int = 3) -> Desk:
+    clock = SetClock(NOW)
+    worker = Worker(
+        settings=Settings(data=bench.data, checkpoint=bench.data, attempts=attempts, lease=LEASE, max_wait=MAX_WAIT),
+        engine=bench.engine,
+        publisher=SqlPublisher(clock),
+        store=bench.store,
+        model=FakeModel(before=before),
+        clock=clock,
+        log=Log("hilum.worker"),
+        stop=threading.Event(),
+        wake=threading.Event(),
+    )
+    return Desk(bench, worker, clock)
+
+
+@pytest.fixture
+def spot(bench: Bench) -> ImageReference:
+    return bench.image(with_spot(), "spot")
+
+
+def claim(bench: Bench, now: datetime, *, attempts: int = 3) -> Any:
+    with transaction(bench.engine) as connection:
+        return jobs.claim(connection, worker="w:1", now=now, lease=LEASE, max_wait=MAX_WAIT, attempts=attempts)
+
+
+def test_a_request_that_comes_twice_is_one_job_and_one_result(bench: Bench, spot: ImageReference) -> None:
+    at = desk(bench)
+    for _ in range(2):
+        at.take(bench.request(spot))
+    assert at.worker.work_once()
+    assert not at.worker.work_once()
+    at.take(bench.request(spot))
+    assert not at.worker.work_once()
+    [(topic, payload)] = at.published()
+    assert topic == "findings.produced"
+    message = FindingsProduced.model_validate_json(payload)
+    assert [finding.label for finding in message.findings] == ["Nodule"]
+    assert message.timings_s.keys() == {"queue", "decode", "model"}
+    assert [row.state for row in at.rows()] == ["done"]
+
+
+def test_a_message_that_is_no_request_is_rejected(bench: Bench) -> None:
+    at = desk(bench)
+    with pytest.raises(Reject), transaction(bench.engine) as connection:
+        at.worker.intake(connection, Received("inference.stat", 1, "key", '{"study_instance_uid": "x"}', {}))
+
+
+def test_the_lane_decides_then_the_age_and_a_long_wait_lifts(bench: Bench, spot: ImageReference) -> None:
+    def add(study: str, lane: Lane, seconds: float) -> None:
+        with transaction(bench.engine) as connection:
+            jobs.enqueue(connection, bench.request(spot, study=study, lane=lane), now=NOW + timedelta(seconds=seconds))
+
+    order = [("old routine", Lane.ROUTINE, -130), ("routine", Lane.ROUTINE, -50), ("urgent", Lane.URGENT, -40)]
+    order += [("late stat", Lane.STAT, -5), ("stat", Lane.STAT, -20)]
+    for study, lane, seconds in order:
+        add(study, lane, seconds)
+    names = {bench.request(study=study).study_instance_uid: study for study, _, _ in order}
+    claimed = [names[claim(bench, NOW).request.study_instance_uid] for _ in order]
+    assert claimed == ["old routine", "stat", "late stat", "urgent", "routine"]
+    assert claim(bench, NOW) is None
+
+
+def test_whoever_lost_the_lease_can_end_nothing(bench: Bench, spot: ImageReference) -> None:
+    with transaction(bench.engine) as connection:
+        jobs.enqueue(connection, bench.request(spot), now=NOW)
+    first = claim(bench, NOW)
+    assert claim(bench, NOW + LEASE - timedelta(seconds=1)) is None
+    second = claim(bench, NOW + LEASE)
+    assert (first.attempt, second.attempt) == (1, 2)
+    with transaction(bench.engine) as connection:
+        assert not jobs.renew(connection, first, now=NOW, lease=LEASE)
+        assert not jobs.end(connection, first, jobs.JobState.DONE, now=NOW)
+        assert not jobs.give_back(connection, first, due_at=NOW)
+        assert jobs.renew(connection, second, now=NOW + LEASE, lease=LEASE)
+        assert jobs.end(connection, second, jobs.JobState.DONE, now=NOW)
+        assert not jobs.end(connection, second, jobs.JobState.DONE, now=NOW)
+
+
+def test_a_job_that_kills_every_worker_ends_failed_after_its_attempts(bench: Bench, spot: ImageReference) -> None:
+    at = desk(bench)
+    at.take(bench.request(spot))
+    for number in range(3):  # each worker claims and is never heard of again
+        assert isinstance(claim(bench, NOW + LEASE * number), jobs.Claim)
+    at.clock.advance(LEASE * 3)
+    assert at.worker.work_once()
+    [ended] = at.ended()
+    assert ended.state is AiState.FAILED
+    assert "given up after 3 attempts: the process that examined the images ended" in ended.reason
+    assert not at.worker.work_once()
+
+
+def test_a_lower_revision_that_waits_ends_visibly_when_a_newer_one_comes(bench: Bench, spot: ImageReference) -> None:
+    at = desk(bench)
+    at.take(bench.request(spot, revision=1))
+    at.take(bench.request(spot, revision=2))
+    assert [row.state for row in at.rows()] == ["superseded", "queued"]
+    [ended] = at.ended()
+    assert (ended.revision, ended.state) == (1, AiState.NOT_APPLICABLE)
+    at.take(bench.request(spot, revision=1))
+    assert len(at.ended()) == 1
+    at.worker.work_once()
+    assert not at.worker.work_once()
+
+
+def test_a_lower_revision_that_comes_late_is_never_run(bench: Bench, spot: ImageReference) -> None:
+    at = desk(bench)
+    at.take(bench.request(spot, revision=2))
+    at.take(bench.request(spot, revision=1))
+    assert sorted((row.revision, row.state) for row in at.rows()) == [(1, "superseded"), (2, "queued")]
+
+
+def test_an_interrupted_lower_revision_is_not_run_again(bench: Bench, spot: ImageReference) -> None:
+    at = desk(bench)
+    at.take(bench.request(spot, revision=1))
+    claim(bench, NOW)
+    at.take(bench.request(spot, revision=2))
+    at.clock.advance(LEASE)
+    assert at.worker.work_once()
+    assert at.worker.work_once()
+    assert sorted((row.revision, row.state) for row in at.rows()) == [(1, "superseded"), (2, "done")]
+    assert [ended.revision for ended in at.ended()] == [1]
+
+
+def test_what_can_never_succeed_fails_at_once_with_its_reason(bench: Bench, spot: ImageReference) -> None:
+    def refuse(_task: Task) -> None:
+        raise Reject("the model's answer could not be read: box empty at character 7")
+
+    at = desk(bench, refuse)
+    at.take(bench.request(spot))
+    at.worker.work_once()
+    [ended] = at.ended()
+    assert (ended.state, ended.reason) == (
+        AiState.FAILED,
+        "the model's answer could not be read: box empty at character 7",
+    )
+    assert [(row.state, row.attempts) for row in at.rows()] == [("failed", 1)]
+
+
+def test_what_may_succeed_later_is_tried_again_with_growing_pauses_and_then_fails(
+    bench: Bench, spot: ImageReference
+) -> None:
+    def refuse(_task: Task) -> None:
+        raise Retry("a hiccup")
+
+    at = desk(bench, refuse)
+    at.take(bench.request(spot))
+    for pause_s in (1, 2):
+        assert at.worker.work_once()
+        at.clock.advance(timedelta(seconds=pause_s - 0.1))
+        assert not at.worker.work_once()
+        at.clock.advance(timedelta(seconds=0.1))
+    assert at.ended() == []
+    assert at.worker.work_once()
+    [ended] = at.ended()
+    assert ended.reason == "given up after 3 attempts: a hiccup"
+
+
+def test_a_stop_hands_the_job_back_without_counting_the_attempt(bench: Bench, spot: ImageReference) -> None:
+    def refuse(_task: Task) -> None:
+        raise Busy("the worker is stopping")
+
+    at = desk(bench, refuse)
+    at.take(bench.request(spot))
+    with pytest.raises(Busy):
+        at.worker.work_once()
+    [row] = at.rows()
+    assert (row.state, row.attempts, row.lease_until) == ("queued", 0, None)
+    assert at.published() == []
+
+
+def test_a_bug_ends_the_worker_and_leaves_the_attempt_counted(bench: Bench, spot: ImageReference) -> None:
+    def break_down(_task: Task) -> None:
+        raise KeyError("Doe^Jane")
+
+    at = desk(bench, break_down, attempts=2)
+    at.take(bench.request(spot))
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            at.worker.work_once()
+        at.clock.advance(timedelta(seconds=10))
+    [ended] = at.ended()
+    assert ended.reason == "given up after 2 attempts: a fault in the worker (KeyError)"
+
+
+def test_a_result_whose_lease_was_lost_is_not_published(bench: Bench, spot: ImageReference) -> None:
+    at: Desk
+
+    def lose(_task: Task) -> None:
+        claim(bench, NOW + LEASE)
+
+    at = desk(bench, lose)
+    at.take(bench.request(spot))
+    at.worker.work_once()
+    assert at.published() == []
+    assert [row.state for row in at.rows()] == ["claimed"]
+
+
+def test_jobs_of_a_process_that_is_gone_are_free_at_once(bench: Bench, spot: ImageReference) -> None:
+    host = jobs.worker_name().rsplit(":", 1)[0]
+    names = {"gone": f"{host}:{2**22 - 1}", "alive": f"{host}:{os.getppid()}", "elsewhere": "other-host:1"}
+    with transaction(bench.engine) as connection:
+        for study, worker in names.items():
+            jobs.enqueue(connection, bench.request(spot, study=study), now=NOW)
+            jobs.claim(connection, worker=worker, now=NOW, lease=LEASE, max_wait=MAX_WAIT, attempts=3)
+        assert jobs.free_of_the_dead(connection, now=NOW) == 1
+    again = claim(bench, NOW)
+    assert again.request.study_instance_uid == bench.request(study="gone").study_instance_uid
+    assert again.attempt == 2
