@@ -98,7 +98,7 @@ def _imaging_study(result: Result) -> Json:
     started = study_instant(header, result.time_zone)
     if started:
         resource["started"] = fhir_time(started)
-    if header.accession_number:
+    if clean(header.accession_number):
         resource["basedOn"] = [order_reference(result)]
     if clean(header.study_description):
         resource["description"] = clean(header.study_description)
@@ -157,7 +157,7 @@ def _report(result: Result, result_urls: list[str]) -> Json:
         "result": [{"reference": url} for url in result_urls],
         "conclusion": "\n".join(_summary(result)),
     }
-    if header.accession_number:
+    if clean(header.accession_number):
         resource["basedOn"] = [order_reference(result)]
     codes = dict.fromkeys(terms.finding_code(label) for label in _labels(result))
     if codes:
@@ -204,8 +204,9 @@ def _report_code(result: Result) -> Json:
     header = result.header
     codings = [{"system": LOINC, "code": "18748-4", "display": "Diagnostic imaging study"}]
     system = CODE_SYSTEMS.get(header.procedure_scheme)
-    if header.procedure_code and system:
-        extra: Json = {"system": system, "code": clean(header.procedure_code)}
+    code = " ".join(clean(header.procedure_code).split())  # R4 2.24.0.1: a code has single spaces only
+    if code and system:
+        extra: Json = {"system": system, "code": code}
         if clean(header.procedure_meaning):
             extra["display"] = clean(header.procedure_meaning)
         codings.append(extra)

@@ -68,9 +68,10 @@ def patient_identifier(patient: Patient) -> Json:
     """The medical record number. Its system is the issuer: an OID where it is one, else a URN that names it."""
     identifier: Json = {"type": concept(Code("MR", "", "Medical record number"))}
     identifier["type"]["coding"][0]["system"] = "http://terminology.hl7.org/CodeSystem/v2-0203"
-    if patient.issuer:
-        is_oid = _OID.fullmatch(patient.issuer) is not None
-        identifier["system"] = urn_oid(patient.issuer) if is_oid else f"urn:hilum:issuer:{quote(patient.issuer)}"
+    issuer = clean(patient.issuer)
+    if issuer:
+        is_oid = _OID.fullmatch(issuer) is not None
+        identifier["system"] = urn_oid(issuer) if is_oid else f"urn:hilum:issuer:{quote(issuer, safe='')}"
     identifier["value"] = clean(patient.patient_id)
     return identifier
 

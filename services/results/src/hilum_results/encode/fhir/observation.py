@@ -45,7 +45,10 @@ def observations(result: Result) -> list[Json]:
         {"text": f"Not reported: {clean(d.text)} ({clean(d.reason)})"} for d in findings.dropped
     )
     for number, answer in enumerate(findings.answers, start=1):
-        body = {"code": {"text": clean(answer.question)}, "valueString": clean(answer.text) or "(empty answer)"}
+        body = {
+            "code": {"text": clean(answer.question) or "question"},
+            "valueString": clean(answer.text) or "(empty answer)",
+        }
         entries.append(_entry(result, derive_uid("answer", result.key, str(number)), body))
     for entry in entries:
         if not entry["resource"].get("note"):

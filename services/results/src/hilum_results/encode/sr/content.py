@@ -54,9 +54,12 @@ def _groups(
     ] = []
     for number, written in enumerate(canonical(result), start=1):
         groups.append(_region_group(result, number, written))
-    for number, label in enumerate(findings.ungrounded, start=1):
-        uid = derive_uid("ungrounded", result.key, str(number))
-        groups.append(_presence_group(findings, label, f"{label}, no region {number}", uid, present=True))
+    if not groups:
+        # Beside a TID 1410 group PixelMed's validator takes a TID 1501 group for another of the same and misses its
+        # region, so labels without a region have groups of their own only where nothing has a region.
+        for number, label in enumerate(findings.ungrounded, start=1):
+            uid = derive_uid("ungrounded", result.key, str(number))
+            groups.append(_presence_group(findings, label, f"{label}, no region {number}", uid, present=True))
     if not groups:
         groups.append(_presence_group(findings, "", NO_FINDING, derive_uid("no-finding", result.key), present=False))
     return groups
@@ -130,12 +133,20 @@ def _algorithm(model: ModelIdentity, prompt_digest: str) -> hd.sr.AlgorithmIdent
 
 
 def _evaluations(result: Result) -> hd.sr.ContainerContentItem:
-    """The container Qualitative Evaluations of TID 1500 with everything that is text."""
+    """The container Qualitative Evaluations of TID 1500: labels without a region, and everything that is text."""
     container = hd.sr.ContainerContentItem(
         name=CodedConcept("C0034375", "UMLS", "Qualitative Evaluations"),
         relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
     )
     container.ContentSequence = ContentSequence()
+    for label in result.findings.ungrounded:
+        container.ContentSequence.append(
+            hd.sr.CodeContentItem(
+                _concept(terms.FINDING),
+                _concept(terms.finding_code(label)),
+                relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
+            )
+        )
     for code, text in _texts(result):
         container.ContentSequence.append(
             hd.sr.TextContentItem(_concept(code), text, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)

@@ -1,0 +1,1 @@
+"""What the results service decides and writes: results, outcomes, deliveries. Each function takes `now`."""

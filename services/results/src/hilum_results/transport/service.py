@@ -1,0 +1,220 @@
+"""The running service: one thread that takes messages, one for each destination."""
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pydantic
+from sqlalchemy import Connection, Engine
+
+from hilum.adapters.sql.database import reading, transaction
+from hilum.adapters.sql.eventlog import SqlConsumer
+from hilum.contracts.messages import FindingsProduced, StudyEnded
+from hilum.contracts.topics import FINDINGS_PRODUCED, STUDY_ENDED
+from hilum.domain.errors import Reject
+from hilum.domain.identity import study_key
+from hilum.domain.results import Format
+from hilum.ports.clock import Clock
+from hilum.ports.events import Consumer, Received
+from hilum.runtime.config import AnyDestination, DicomDestination, FhirDestination, Hl7Destination
+from hilum.runtime.consume import consume
+from hilum.runtime.logs import Log
+from hilum_results.handlers import intake
+from hilum_results.handlers.deliveries import release_claims
+from hilum_results.settings import Settings
+from hilum_results.transport.courier import Courier
+from hilum_results.transport.dicom import DicomSender
+from hilum_results.transport.fhir import FhirSender
+from hilum_results.transport.mllp import MllpSender
+from hilum_results.transport.sender import Sender
+
+GROUP = "results"
+T = TypeVar("T", bound=pydantic.BaseModel)
+
+
+class Desk:
+    """The handler of both topics, and the consumer's look ahead: encoding happens before the transaction begins."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        *,
+        engine: Engine,
+        settings: Settings,
+        encoders: intake.Encoders,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._consumer = consumer
+        self._engine = engine
+        self._settings = settings
+        self._encoders = encoders
+        self._clock = clock
+        self._log = log
+        self._ready: dict[tuple[str, int], intake.Prepared | None] = {}
+
+    def poll(self, *, timeout_s: float, limit: int = 1) -> Sequence[Received]:
+        """One message at a time, since the next may need to see what this one wrote; findings come encoded."""
+        found = self._consumer.poll(timeout_s=timeout_s, limit=1)
+        self._ready.clear()
+        for received in found:
+            if received.topic == FINDINGS_PRODUCED.name:
+                try:
+                    self._ready[(received.topic, received.offset)] = self._prepare(received)
+                except Reject:
+                    continue  # the handler meets it again, where it becomes a dead letter
+        return found
+
+    def commit(self, connection: Any, received: Received) -> None:
+        self._consumer.commit(connection, received)
+
+    def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
+        self._consumer.dead_letter(connection, received, reason)
+
+    def handle(self, connection: Connection, received: Received) -> None:
+        """Writes what the message means, in the caller's transaction.
+
+        Raises:
+            Reject: not a message of its topic, or of a study that the index doesn't know.
+        """
+        if received.topic == FINDINGS_PRODUCED.name:
+            self._findings(connection, received)
+        else:
+            self._ended(connection, received)
+
+    def _findings(self, connection: Connection, received: Received) -> None:
+        place = (received.topic, received.offset)
+        prepared = self._ready[place] if place in self._ready else self._prepare(received)
+        if prepared is None:
+            self._log.info("result known", study=received.key)
+            return
+        now = self._clock.now()
+        state = intake.store(connection, prepared, settings=self._settings, now=now)
+        result = prepared.result
+        self._log.info(
+            "result stored",
+            study=received.key,
+            revision=result.findings.revision,
+            result_key=result.key,
+            state=state.value,
+            seconds=round((now - result.created_at).total_seconds(), 3),
+        )
+
+    def _prepare(self, received: Received) -> intake.Prepared | None:
+        findings = _read(FindingsProduced, received).to_domain()
+
+        def failed(format_: Format, error: Exception) -> None:
+            self._log.error("encoding failed", study=received.key, format=format_.value, exc_info=error)
+
+        with reading(self._engine) as connection:
+            return intake.prepare(
+                connection,
+                findings,
+                settings=self._settings,
+                encoders=self._encoders,
+                now=self._clock.now(),
+                on_failure=failed,
+            )
+
+    def _ended(self, connection: Connection, received: Received) -> None:
+        ended = _read(StudyEnded, received).to_domain()
+        known = not intake.end(connection, ended)
+        self._log.info(
+            "end known" if known else "study ended",
+            study=study_key(ended.study_instance_uid),
+            revision=ended.revision,
+            state=ended.state.value,
+        )
+
+
+def _read(contract: type[T], received: Received) -> T:
+    try:
+        return contract.model_validate_json(received.payload)
+    except pydantic.ValidationError as error:
+        raise Reject(f"not a message of {received.topic}: {error.error_count()} fields are wrong") from error
+
+
+def sender_of(destination: AnyDestination, settings: Settings) -> Sender:
+    match destination:
+        case DicomDestination():
+            return DicomSender(destination, calling_ae=settings.ae_title)
+        case FhirDestination():
+            return FhirSender(destination)
+        case Hl7Destination():
+            return MllpSender(destination)
+
+
+def serve(
+    settings: Settings,
+    engine: Engine,
+    *,
+    encoders: intake.Encoders,
+    clock: Clock,
+    stop: threading.Event,
+    log: Log,
+) -> int:
+    """Works until `stop` is set, then finishes what is being sent; the exit code, 1 when a thread broke.
+
+    The caller holds the data folder's lock, so claims that are still open belong to a process that is gone.
+    """
+    broken = threading.Event()
+    with transaction(engine) as connection:
+        left = release_claims(connection, now=clock.now())
+    if left:
+        log.warning("deliveries of an earlier process are sent again", count=left)
+    couriers = [
+        Courier(
+            destination,
+            sender_of(destination, settings),
+            settings=settings,
+            engine=engine,
+            clock=clock,
+            stop=stop,
+            log=log,
+            chance=random.Random(),
+        )
+        for destination in settings.destinations
+    ]
+    threads = [
+        threading.Thread(target=_guarded, args=(courier.run, broken, stop, log), name=f"courier {d.name}")
+        for courier, d in zip(couriers, settings.destinations, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    log.info("results ready", count=len(couriers))
+
+    @contextmanager
+    def committing() -> Iterator[Connection]:
+        with transaction(engine) as connection:
+            yield connection
+        for courier in couriers:
+            courier.wake()
+
+    def take() -> None:
+        topics = [FINDINGS_PRODUCED.name, STUDY_ENDED.name]
+        consumer = SqlConsumer(engine, group=GROUP, topics=topics, clock=clock, stop=stop)
+        desk = Desk(consumer, engine=engine, settings=settings, encoders=encoders, clock=clock, log=log)
+        try:
+            consume(desk, desk.handle, transaction=committing, stop=stop, log=log)
+        finally:
+            consumer.close()
+
+    _guarded(take, broken, stop, log)
+    stop.set()
+    for courier in couriers:
+        courier.wake()
+    for thread in threads:
+        thread.join()
+    return 1 if broken.is_set() else 0
+
+
+def _guarded(work: Any, broken: threading.Event, stop: threading.Event, log: Log) -> None:
+    """Anything unexpected is a bug: it ends the process, and the supervisor starts a new one."""
+    try:
+        work()
+    except Exception as error:
+        log.error("results broke", exc_info=error)
+        broken.set()
+        stop.set()
