@@ -4,6 +4,8 @@ Needs torch and transformers, which hilum-medmo itself does not; run it in .venv
 
     PYTHONPATH=shared/medmo/src .venv-modelops/bin/python shared/medmo/tools/make_golden.py
 
+and, when MedMO-Nano's weights are final, with `--nano shared/medmo/checkpoints/medmo-nano` for nano.npz alone.
+
 Made with transformers 5.24 (torchvision pixels, eager attention, fp32) on the CPU, from nothing of hilum_medmo but
 the checkpoints and images that its testing package makes of seeds.
 """
@@ -24,15 +26,19 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from hilum_medmo.identity import checkpoint_digest
 from hilum_medmo.model import Request
 from hilum_medmo.testing.cases import (
     CASES,
     MAX_NEW_TOKENS,
+    NANO_ANSWERS,
+    NANO_LOGITS,
     PROCESSOR_PIXELS,
     PROCESSOR_SIZES,
     Case,
     grid_sizes,
     logit_rows,
+    nano_request,
     noise_image,
 )
 from hilum_medmo.testing.random_checkpoint import write_random_checkpoint
@@ -133,11 +139,33 @@ def processor_file() -> None:
     np.savez_compressed(GOLDEN / "processor.npz", **arrays)
 
 
+def nano_file(checkpoint: Path) -> None:
+    """Write MedMO-Nano's answers, and for some the logits before the first token."""
+    reference = Reference(checkpoint)
+    found = [reference.answer(nano_request(number)) for number in range(NANO_ANSWERS)]
+    longest = max(len(one["answer"]) for one in found)
+    answers = np.full((NANO_ANSWERS, longest), -1, np.int32)
+    for row, one in zip(answers, found, strict=True):
+        row[: len(one["answer"])] = one["answer"]
+    first = np.stack([found[number]["logits"][-1] for number in NANO_LOGITS])
+    np.savez_compressed(
+        GOLDEN / "nano.npz", answers=answers, logits=first, digest=np.array(checkpoint_digest(checkpoint))
+    )
+    print(
+        f"{NANO_ANSWERS} answers of at most {longest} tokens, {len({one.tobytes() for one in answers})} different ones"
+    )
+
+
 def main() -> None:
-    """Write all golden files."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    """Write the golden files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nano", type=Path, help="MedMO-Nano's checkpoint: write its answers instead")
+    checkpoint: Path | None = parser.parse_args().nano
     torch.set_num_threads(1)
     GOLDEN.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        nano_file(checkpoint)
+        return
     processor_file()
     for case in CASES:
         case_file(case)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 _SUPPORT = 2.0  # a cubic reaches two pixels to each side
 _BLOCK = 16  # output places a matrix product
-_CHUNK_VALUES = 1 << 20  # values widened to float64 at a time
+_PRODUCT = 1 << 18  # multiplications a matrix product: up to here OpenBLAS stays on this thread, in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _along_first(values: NDArray[np.uint8], axis: _Axis) -> NDArray[np.uint8]:
         for row in range(first, last):
             at, count = axis.start[row] - low, axis.size[row]
             matrix[row - first, at : at + count] = axis.weights[row, :count]
-        step = max(1, _CHUNK_VALUES // (high - low))
+        step = max(1, _PRODUCT // (_BLOCK * (high - low)))
         for left in range(0, values.shape[1], step):
             sums = matrix @ values[low:high, left : left + step].astype(np.float64) + half
             levels = np.floor(np.ldexp(sums, -axis.bits, out=sums), out=sums)

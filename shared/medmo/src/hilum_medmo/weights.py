@@ -94,14 +94,16 @@ class Weights:
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor as fp32, its own copy; CheckpointError if there is none of that name."""
         entry = self._entry(name)
-        raw = self._maps[entry.shard][entry.start : entry.end]
+        view, count = self._maps[entry.shard], math.prod(entry.shape)
+        values: NDArray[np.float32]
         match entry.dtype:
             case "BF16":  # the upper half of an fp32
-                values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+                bits = np.frombuffer(view, "<u2", count, entry.start).astype("<u4")
+                values = np.left_shift(bits, 16, out=bits).view("<f4")
             case "F16":
-                values = np.frombuffer(raw, "<f2").astype("<f4")
+                values = np.frombuffer(view, "<f2", count, entry.start).astype("<f4")
             case _:
-                values = np.frombuffer(raw, "<f4")
+                values = np.frombuffer(view, "<f4", count, entry.start).copy()
         return values.reshape(entry.shape)
 
     def _entry(self, name: str) -> _Entry:

@@ -91,3 +91,44 @@ def grid_sizes() -> list[tuple[int, int]]:
     """200 odd sizes (rows, columns) whose grids are stored, for `PROCESSOR_PIXELS` and for Qwen3-VL's own limits."""
     generator = np.random.RandomState(200)
     return [(int(rows), int(columns)) for rows, columns in generator.randint(20, 3000, (200, 2))]
+
+
+NANO_ANSWERS = 100
+NANO_LOGITS = range(0, NANO_ANSWERS, 10)
+"""Requests whose logits before the first token are stored as well."""
+NANO_PROMPTS = (
+    "Detect and localize all abnormalities in this image.",
+    "Generate a detailed radiology report for this chest X-ray.",
+    "Is there a nodule?",
+    "Is the heart enlarged?",
+)
+
+
+def nano_request(number: int) -> Request:
+    """One of the requests whose answers by MedMO-Nano are stored."""
+    return Request((film(number),), NANO_PROMPTS[number % len(NANO_PROMPTS)], 160)
+
+
+def film(seed: int) -> NDArray[np.uint8]:
+    """Uint8 (rows, cols, 3): something like a chest radiograph, of another size for each seed.
+
+    Two dark lungs, a heart, ribs, and now and then a bright disc; only here to make a model talk.
+    """
+    generator = np.random.RandomState(seed)
+    rows, columns = generator.randint(150, 420, 2)
+    y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
+    values = 170 - 40 * x**2
+    for side in (-0.42, 0.42):
+        values -= 110 * _inside(((x - side) / 0.3) ** 2 + ((y + 0.05) / 0.65) ** 2)
+    values += 8 * np.cos(22 * y + 4 * np.abs(x))
+    values += 70 * _inside(((x - 0.1) / generator.uniform(0.2, 0.45)) ** 2 + ((y - 0.3) / 0.3) ** 2)
+    for _ in range(generator.randint(0, 3)):
+        across, down, size = generator.uniform(-0.6, 0.6), generator.uniform(-0.5, 0.5), generator.uniform(0.04, 0.15)
+        values += 60 * np.exp(-((((x - across) ** 2 + (y - down) ** 2) / size**2) ** 2))
+    values += generator.randint(-6, 7, values.shape)
+    return np.repeat(np.clip(values, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _inside(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where `distance` is well below 1, 0 where it is well above."""
+    return 0.5 * (1 - np.tanh(10 * (distance - 1)))

@@ -68,20 +68,20 @@ TINY = Geometry()
 NANO = Geometry(
     layers=6,
     hidden=256,
-    intermediate=768,
+    intermediate=640,
     heads=4,
     kv_heads=2,
     head_dim=64,
     mrope_section=(12, 10, 10),
-    vocabulary=600,
+    vocabulary=1024,
     vision_depth=6,
     vision_hidden=192,
     vision_intermediate=768,
     vision_heads=3,
-    positions_per_side=14,
+    positions_per_side=16,
     deepstack_layers=(1, 3, 5),
-    min_pixels=224 * 224,
-    max_pixels=224 * 224,
+    min_pixels=32_768,
+    max_pixels=51_200,
 )
 """MedMO-Nano's sizes: for timings without its weights."""
 
