@@ -1,0 +1,226 @@
+"""The worker as a process: killed, stopped, started again, and asked with real checkpoints."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from pydicom.data import get_testdata_file
+from sqlalchemy import Engine
+
+from hilum.adapters.dicom.header import read_header
+from hilum.adapters.sql.database import database_path, open_database, reading, transaction
+from hilum.adapters.sql.eventlog import SqlPublisher
+from hilum.adapters.sql.schema import migrate
+from hilum.adapters.sql.tables import events, jobs
+from hilum.contracts.messages import FindingsProduced, InferenceRequested, StudyEnded
+from hilum.domain.identity import digest_of, study_key
+from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task, TaskKind
+from hilum.domain.results import AiState
+from hilum.ports.clock import SystemClock
+from hilum.ports.events import Outgoing
+from hilum.testing.dicom_files import chest_image, write
+from hilum.testing.external import Process, wait_until
+from hilum.testing.model import DEADLY
+from hilum_medmo.testing.random_checkpoint import write_random_checkpoint
+from hilum_worker.ask import ask
+from hilum_worker.medmo import default_checkpoint
+
+DRIVER = Path(__file__).with_name("worker_with_a_rule.py")
+TASKS = (Task(TaskKind.LOCATE), Task(TaskKind.REPORT), Task(TaskKind.QUESTION, "Is there a nodule?"))
+
+
+class Site:
+    """A data folder, its worker processes, and what they published."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.gate = folder / "data", folder / "gate"
+        self.data.mkdir()
+        self.gate.mkdir()
+        self.logs = [folder / "worker-0.log"]
+        self.engine: Engine = open_database(database_path(self.data))
+        migrate(self.engine)
+
+    def start(self, *, attempts: int = 3) -> Process:
+        return self._process([sys.executable, DRIVER, self.data, self.gate, str(attempts)])
+
+    def start_real(self, checkpoint: Path) -> Process:
+        return self._process([sys.executable, "-m", "hilum_worker", "--data", self.data, "--checkpoint", checkpoint])
+
+    def _process(self, command: list[str | Path]) -> Process:
+        self.logs.append(self.logs[0].with_name(f"worker-{len(self.logs)}.log"))
+        return Process(command, log=self.logs[-1])
+
+    def close_gate(self) -> None:
+        (self.gate / "asked").unlink(missing_ok=True)
+        (self.gate / "closed").touch()
+
+    def wait_until_asked(self, worker: Process) -> None:
+        worker.wait_until((self.gate / "asked").exists, timeout_s=120)
+
+    def open_gate(self) -> None:
+        (self.gate / "closed").unlink()
+
+    def keep(self, file: Path) -> ImageReference:
+        """Puts a DICOM file into the store."""
+        header = read_header(file)
+        digest = digest_of(header.sop_instance_uid)
+        uri = f"spool:{digest[:2]}/{digest[:32]}-{digest[32:]}.dcm"
+        place = self.data / "spool" / uri.removeprefix("spool:")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+        return ImageReference(
+            header.series_instance_uid, header.sop_instance_uid, header.sop_class_uid, uri, 1, header.frames,
+            header.rows, header.columns,
+        )  # fmt: skip
+
+    def ask(self, image: ImageReference, study_uid: str, *, revision: int = 1) -> None:
+        """Publishes a request, as the router does."""
+        now = datetime.now(UTC)
+        request = InferenceRequest(
+            study_uid, revision, Lane.ROUTINE, TASKS, (image,), "chest", now - timedelta(seconds=5), now
+        )
+        payload = InferenceRequested.from_domain(request).model_dump_json()
+        with transaction(self.engine) as connection:
+            message = Outgoing("inference.routine", study_key(study_uid), payload)
+            SqlPublisher(SystemClock()).publish(connection, [message])
+
+    def ask_about(self, pixels: NDArray[np.uint8], name: str, **attributes: Any) -> str:
+        file = write(self.data / f"{name}.dcm", chest_image(pixels, study=name, **attributes))
+        study_uid = read_header(file).study_instance_uid
+        self.ask(self.keep(file), study_uid)
+        return study_uid
+
+    def produced(self) -> list[FindingsProduced]:
+        return [FindingsProduced.model_validate_json(text) for text in self._payloads("findings.produced")]
+
+    def ended(self) -> list[StudyEnded]:
+        return [StudyEnded.model_validate_json(text) for text in self._payloads("study.ended")]
+
+    def finished(self, count: int) -> bool:
+        return len(self.produced()) + len(self.ended()) >= count
+
+    def attempts(self) -> list[tuple[str, int]]:
+        with reading(self.engine) as connection:
+            return [(row.state, row.attempts) for row in connection.execute(sa.select(jobs).order_by("enqueued_at"))]
+
+    def _payloads(self, topic: str) -> list[str]:
+        with reading(self.engine) as connection:
+            query = sa.select(events.c.payload).where(events.c.topic == topic).order_by(events.c.offset)
+            return list(connection.execute(query).scalars())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.engine.dispose()
+
+
+def bright_spot() -> NDArray[np.uint8]:
+    pixels = np.full((120, 100), 30, np.uint8)
+    pixels[30:60, 20:50] = 240
+    return pixels
+
+
+def test_a_worker_killed_in_the_middle_is_followed_by_one_that_gives_exactly_one_result(site: Site) -> None:
+    site.close_gate()
+    study_uid = site.ask_about(bright_spot(), "spot")
+    with site.start() as worker:
+        site.wait_until_asked(worker)
+        worker.kill()
+    assert site.attempts() == [("claimed", 1)]
+    site.open_gate()
+    with site.start() as worker:  # the first one's lease would hold for a minute; its process is gone, so it doesn't
+        worker.wait_until(lambda: site.finished(1), timeout_s=120)
+        assert worker.stop() == 0
+    with site.start() as worker:
+        worker.wait_until(lambda: "worker ready" in worker.tail(), timeout_s=120)
+        assert worker.stop() == 0
+    [findings] = site.produced()
+    assert site.ended() == []
+    assert findings.study_instance_uid == study_uid
+    [finding] = findings.findings
+    assert (finding.label, finding.box) == ("Nodule", (20.0, 30.0, 50.0, 60.0))
+    assert [answer.text for answer in findings.answers] == ["Yes."]
+    assert site.attempts() == [("done", 2)]
+
+
+def test_an_image_that_kills_its_worker_ends_failed_and_the_next_study_is_answered(site: Site) -> None:
+    site.ask_about(np.full((16, 16), DEADLY, np.uint8), "deadly")
+    codes = []
+    for _ in range(2):
+        with site.start(attempts=2) as worker:
+            codes.append(worker.popen.wait(120))
+    assert codes == [-9, -9]
+    site.ask_about(bright_spot(), "spot")
+    with site.start(attempts=2) as worker:
+        worker.wait_until(lambda: site.finished(2), timeout_s=120)
+    [ended] = site.ended()
+    assert ended.state is AiState.FAILED
+    assert ended.reason.startswith("given up after 2 attempts: the process that examined the images ended")
+    assert len(site.produced()) == 1
+
+
+def test_sigterm_hands_the_job_back_and_the_next_worker_answers_it(site: Site) -> None:
+    site.close_gate()
+    site.ask_about(bright_spot(), "spot")
+    with site.start() as worker:
+        site.wait_until_asked(worker)
+        assert worker.stop() == 0
+    assert site.attempts() == [("queued", 0)]
+    site.open_gate()
+    with site.start() as worker:
+        worker.wait_until(lambda: site.finished(1), timeout_s=120)
+    assert site.attempts() == [("done", 1)]
+
+
+def test_logs_of_a_study_carry_no_patient_identity(site: Site) -> None:
+    site.ask_about(bright_spot(), "good", PatientName="Sekret^Name", PatientID="SEKRET-1")
+    site.ask_about(bright_spot(), "bad", PatientName="Sekret^Name", Rows=4000, Columns=4000)
+    with site.start() as worker:
+        worker.wait_until(lambda: site.finished(2), timeout_s=120)
+    [ended] = site.ended()
+    assert ended.reason == "the file holds fewer pixels than its header says"
+    assert "ekret" not in site.logs[-1].read_text().lower()
+
+
+def test_an_answer_outside_the_grammar_ends_failed_with_the_reason(site: Site, tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "noise")
+    study_uid = site.ask_about(bright_spot(), "spot")
+    with site.start_real(tmp_path / "noise") as worker:
+        worker.wait_until(lambda: site.finished(1), timeout_s=120)
+        assert worker.stop() == 0
+    [ended] = site.ended()
+    assert (ended.study_instance_uid, ended.state) == (study_uid, AiState.FAILED)
+    assert ended.reason.startswith("the model's answer could not be read: ")
+
+
+def test_medmo_nano_answers_about_a_real_radiograph(site: Site) -> None:
+    file = Path(str(get_testdata_file("RG1_J2KR.dcm")))
+    image, study_uid = site.keep(file), read_header(file).study_instance_uid
+    site.ask(image, study_uid)
+    with site.start_real(default_checkpoint()) as worker:
+        worker.wait_until(lambda: site.finished(1), timeout_s=120)
+        assert worker.stop() == 0
+    assert site.ended() == []
+    [findings] = site.produced()
+    assert findings.model.name == "MedMO-Nano"
+    assert findings.model.simulation
+    assert len(findings.model.digest) == 64
+    assert findings.report.startswith("Findings:")
+    assert [answer.question for answer in findings.answers] == ["Is there a nodule?"]
+    for finding in findings.findings:
+        left, top, right, bottom = finding.box
+        assert 0 <= left < right <= image.columns
+        assert 0 <= top < bottom <= image.rows
+    asked = ask(site.data, study_uid, "Is the heart enlarged?")
+    assert asked.text
+    assert asked.image == image
+    wait_until(lambda: site.attempts() == [("done", 1)], what="the job's end")
