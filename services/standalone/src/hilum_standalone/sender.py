@@ -11,6 +11,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
+from hilum.adapters.dicom.requests import hold_reactor
+
 _CONTEXTS = 128  # PS3.8 9.3.2.2: context ids are the odd numbers from 1 to 255
 _MAX_PDU = 131_072
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -143,6 +145,7 @@ def _rejection(association: Association) -> str:
 
 def _send_one(association: Association, item: Item, number: int) -> Outcome:
     try:
+        hold_reactor(association)
         response = association.send_c_store(item.path, msg_id=number % 65535 + 1)
     except ValueError:
         return Outcome(item.path, False, "the peer doesn't accept this class in this transfer syntax")

@@ -8,6 +8,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, Implic
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
+from hilum.adapters.dicom.requests import hold_reactor
 from hilum.runtime.config import DicomDestination
 from hilum_results.handlers.verdict import Verdict, of_store_status, parked, retry
 
@@ -40,6 +41,7 @@ class DicomSender:
             return parked("the peer does not accept Comprehensive 3D SR Storage")
         dataset = pydicom.dcmread(io.BytesIO(content))
         try:
+            hold_reactor(association)
             answer = association.send_c_store(dataset)
         except (RuntimeError, ValueError, OSError) as error:  # pynetdicom: the association ended meanwhile
             self._abort()

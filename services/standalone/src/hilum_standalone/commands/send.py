@@ -35,9 +35,10 @@ def send(paths: tuple[Path, ...], to: str, calling: str, data: Path) -> None:
     failed = [found for found in looked_at if found is not None and not isinstance(found, Item)]
     if not items and not failed:
         raise Unusable("there is no file to send")
+    total = len(items) + len(failed)
     sent, why = _send(items, to, calling, failed)
     console = terminal()
-    console.print(f"{sent} of {len(items) + len(failed)} files stored by {to}", markup=False)
+    console.print(f"{sent} of {total} files stored by {to}", markup=False)
     for outcome in failed[:_LISTED]:
         console.print(f"  {outcome.path}: {outcome.words}", markup=False)
     if len(failed) > _LISTED:
