@@ -1,0 +1,1 @@
+"""The front door: receives instances, folds them into studies, and routes complete ones."""

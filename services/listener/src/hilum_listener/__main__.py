@@ -1,0 +1,140 @@
+"""`python -m hilum_listener ROLE… --data DIR`: runs one or more of the roles scp, assemble, route as threads."""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from hilum.adapters.sql.database import database_path, open_database, transaction
+from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
+from hilum.contracts.topics import STUDY_READY
+from hilum.ports.clock import SystemClock
+from hilum.runtime import logs
+from hilum.runtime.config import ConfigError, Site, load
+from hilum.runtime.consume import consume
+from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
+from hilum_listener.handlers.assemble import Assembler, wait_for_schema
+from hilum_listener.handlers.journal import JournalWriter
+from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
+from hilum_listener.handlers.route import GROUP, Router
+from hilum_listener.handlers.spool import Spool
+from hilum_listener.settings import AssembleSettings, Places, RouteSettings, ScpSettings
+from hilum_listener.transport.scp import Scp
+
+_LOG = logs.Log("hilum.listener")
+_JOIN_S = 9.5
+_SIGNAL_S = 0.2
+_CLOCK = SystemClock()
+
+Role = Callable[[threading.Event], None]
+
+
+class CannotStart(Exception):
+    """The address is taken, the data folder can't be written or another process has it."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0 stopped, 1 a role crashed, 2 it can't start as it is configured."""
+    given = _parse(arguments)
+    logs.configure("listener")
+    try:
+        site = load(given.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    places = Places(given.data)
+    stop = stop_on_signals()
+    stop_with_parent(stop)
+    roles: dict[str, Role] = {}
+    if "scp" in given.roles:
+        roles["scp"] = _scp(places, ScpSettings.of(site, port=given.port))
+    if {"assemble", "route"} & set(given.roles):
+        places.data.mkdir(parents=True, exist_ok=True)
+        roles.update(_database_roles(given.roles, places, site, open_database(database_path(places.data))))
+    return _run(roles, stop)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hilum_listener", description="Receives, assembles and routes studies.")
+    parser.add_argument("roles", nargs="+", choices=["scp", "assemble", "route"], metavar="scp|assemble|route")
+    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--config", type=Path, help="hilum.toml")
+    parser.add_argument("--port", type=int, default=11112, help="where scp listens; 0 takes a free one")
+    return parser.parse_args(arguments)
+
+
+def _scp(places: Places, settings: ScpSettings) -> Role:
+    def run(stop: threading.Event) -> None:
+        try:
+            lock(places.run)
+            spool = Spool(places, min_free_bytes=settings.min_free_bytes)
+            left = spool.clean()
+            server = Scp(settings, spool, JournalWriter(places.journal, started_at=_CLOCK.now()), _CLOCK)
+            port = server.start()
+            publish_port(places.run, port)
+        except (AlreadyRunning, OSError) as error:
+            raise CannotStart(str(error)) from error
+        if left:
+            _LOG.warning("removed half-written files", count=left)
+        if not settings.peers:
+            _LOG.warning("no peers configured: callers on this machine are accepted under any AE title, others refused")
+        _LOG.info("listening", port=port, address=settings.host)
+        stop.wait()
+        server.stop()
+        _LOG.info("stopped")
+
+    return run
+
+
+def _database_roles(names: list[str], places: Places, site: Site, engine: Engine) -> dict[str, Role]:
+    publisher = SqlPublisher(_CLOCK)
+
+    def assemble(stop: threading.Event) -> None:
+        wait_for_schema(engine, stop)
+        Assembler(places, AssembleSettings.of(site), engine, publisher, _CLOCK).run(stop)
+
+    def route(stop: threading.Event) -> None:
+        wait_for_schema(engine, stop)
+        router = Router(RouteSettings.of(site).rules, publisher, _CLOCK)
+        consumer = SqlConsumer(engine, group=GROUP, topics=[STUDY_READY.name], clock=_CLOCK, stop=stop)
+        consume(consumer, router.handle, transaction=lambda: transaction(engine), stop=stop, log=_LOG)
+
+    return {name: role for name, role in (("assemble", assemble), ("route", route)) if name in names}
+
+
+def _run(roles: dict[str, Role], stop: threading.Event) -> int:
+    """Runs each role in a thread until `stop`; the first that fails stops the others."""
+    codes: list[int] = []
+
+    def guarded(name: str, role: Role) -> None:
+        try:
+            role(stop)
+        except CannotStart as error:
+            _LOG.error("can't start", process=name, reason=str(error))
+            codes.append(2)
+        except Exception as error:
+            _LOG.error("role crashed", process=name, exc_info=error)
+            codes.append(1)
+        finally:
+            stop.set()
+
+    threads = [
+        threading.Thread(target=guarded, args=(name, role), name=name, daemon=True) for name, role in roles.items()
+    ]
+    for thread in threads:
+        thread.start()
+    while not stop.wait(_SIGNAL_S):  # another thread may have taken the signal; Python handles it when this one wakes
+        pass
+    for thread in threads:
+        thread.join(_JOIN_S)
+    return codes[0] if codes else 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # everything is durable by now, and pynetdicom's threads of a hanging peer would keep us here

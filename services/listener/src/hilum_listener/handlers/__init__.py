@@ -1,0 +1,1 @@
+"""What the roles do, apart from how requests reach them."""

@@ -1,0 +1,165 @@
+"""The assemble role: tails every journal into the index and completes studies."""
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.sqlite import insert
+
+from hilum.adapters.folder import FolderInstances
+from hilum.adapters.sql.database import has_schema, reading, transaction
+from hilum.adapters.sql.tables import journal_positions
+from hilum.domain.errors import Busy
+from hilum.domain.identity import study_key
+from hilum.domain.study import StudyRevision
+from hilum.ports.clock import Clock
+from hilum.ports.events import Publisher
+from hilum.runtime.logs import Log
+from hilum_listener.handlers.completion import complete_due, next_due
+from hilum_listener.handlers.index import fold, look_at
+from hilum_listener.handlers.journal import InstanceReceived, Read, read
+from hilum_listener.settings import AssembleSettings, Places
+
+_LOG = Log("hilum.listener.assemble")
+_LOOK_S = 0.02
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+
+
+class Assembler:
+    """Everything it knows is in the index; a new one goes on where the last one committed."""
+
+    def __init__(
+        self, places: Places, settings: AssembleSettings, engine: Engine, publisher: Publisher, clock: Clock
+    ) -> None:
+        self._journals = places.journal
+        self._store = FolderInstances(places.spool)
+        self._quiet_time = settings.quiet_time
+        self._engine = engine
+        self._publisher = publisher
+        self._clock = clock
+        self._positions: dict[str, int] = {}
+        self._due: datetime | None = None
+        self._fresh = True
+
+    def run(self, stop: threading.Event) -> None:
+        """Steps until `stop` is set; waits while the database or the spool is away."""
+        pause_s = _FIRST_PAUSE_S
+        while not stop.is_set():
+            try:
+                self.step()
+                pause_s = _FIRST_PAUSE_S
+                stop.wait(self._wait_s())
+            except Busy as error:
+                self._fresh = True
+                _LOG.warning("waiting", reason=error.reason, seconds=pause_s)
+                stop.wait(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def step(self) -> None:
+        """Folds everything that is journaled, then completes what is due.
+
+        A study is judged only when nothing journaled is left to fold, so a backlog can't complete one too early.
+
+        Raises:
+            Busy: the database or the spool is away. What was committed before stays.
+        """
+        if self._fresh:
+            self._load()
+        folded = False
+        for batch in self._unread():
+            self._fold(batch)
+            folded = True
+        if folded:
+            self._note_due()
+        if self._due is not None and self._clock.now() >= self._due:
+            self._complete()
+
+    def _wait_s(self) -> float:
+        if self._due is None:
+            return _LOOK_S
+        return max(0.0, min(_LOOK_S, (self._due - self._clock.now()) / timedelta(seconds=1)))
+
+    def _load(self) -> None:
+        with reading(self._engine) as connection:
+            rows = connection.execute(sa.select(journal_positions))
+            self._positions = {row.journal: row.position for row in rows}
+            self._due = next_due(connection, self._quiet_time)
+        self._fresh = False
+
+    def _note_due(self) -> None:
+        with reading(self._engine) as connection:
+            self._due = next_due(connection, self._quiet_time)
+
+    def _unread(self) -> Iterator[Read]:
+        """New whole lines of every journal, oldest journal first, in batches."""
+        try:
+            paths = sorted(self._journals.glob("*.jsonl"))
+            for path in paths:
+                while path.stat().st_size > self._position(path):
+                    found = read(path, self._position(path))
+                    if not found.entries:
+                        break
+                    yield found
+        except OSError as error:
+            raise Busy(f"the journal can't be read: {type(error).__name__}") from error
+
+    def _position(self, path: Path) -> int:
+        return self._positions.get(path.name, 0)
+
+    def _fold(self, batch: Read) -> None:
+        arrivals = []
+        for entry, _end in batch.entries:
+            if entry is None:
+                _LOG.error("damaged line", journal=batch.journal)
+            elif isinstance(entry, InstanceReceived):
+                arrivals.append(look_at(entry, self._store))
+        with transaction(self._engine) as connection:
+            self._advance(connection, batch)
+            reasons = [(arrival, fold(connection, arrival)) for arrival in arrivals]
+        self._positions[batch.journal] = batch.end
+        for arrival, reason in reasons:
+            if reason:
+                _LOG.warning("quarantined", uri=arrival.entry.uri, reason=reason, peer=arrival.entry.peer)
+
+    def _advance(self, connection: Connection, batch: Read) -> None:
+        """Moves the position, and fails when another process moved it meanwhile: there may be one assembler only."""
+        known = connection.execute(
+            sa.select(journal_positions.c.position).where(journal_positions.c.journal == batch.journal)
+        ).scalar_one_or_none()
+        if (known or 0) != batch.start:
+            raise Busy("another process folds the same journal")
+        statement = insert(journal_positions).values(journal=batch.journal, position=batch.end)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["journal"], set_={"position": statement.excluded.position})
+        )
+
+    def _complete(self) -> None:
+        with transaction(self._engine) as connection:
+            done = complete_due(connection, self._publisher, quiet_time=self._quiet_time, now=self._clock.now())
+            self._due = next_due(connection, self._quiet_time)
+        for revision in done:
+            _LOG.info(
+                "study complete",
+                study=study_key(revision.study_instance_uid),
+                revision=revision.revision,
+                instances=_count(revision),
+                reason=revision.complete_reason,
+            )
+
+
+def _count(revision: StudyRevision) -> int:
+    return sum(len(s.instances) for s in revision.series)
+
+
+def wait_for_schema(engine: Engine, stop: threading.Event) -> None:
+    """Waits until the database is there and migrated, or `stop` is set."""
+    while not stop.is_set():
+        try:
+            if has_schema(engine):
+                return
+        except Busy:
+            pass
+        stop.wait(_FIRST_PAUSE_S)

@@ -1,0 +1,247 @@
+"""Folds journal entries into the index: studies, series, instances, and what could not be indexed."""
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects.sqlite import insert
+
+from hilum.adapters.dicom.header import Header, read_header
+from hilum.adapters.folder import FolderInstances
+from hilum.adapters.sql.tables import instances, quarantine, series, studies
+from hilum.domain.errors import Busy, Reject, Retry
+from hilum.domain.identity import study_key
+from hilum.domain.study import OrderPriority, order_priority
+from hilum.domain.worklist import RANK
+from hilum.runtime.logs import Log
+from hilum_listener.handlers.journal import InstanceReceived
+from hilum_listener.handlers.own_objects import is_own
+
+_LOG = Log("hilum.listener.assemble")
+_UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
+_NOT_IMAGES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
+        "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
+        "1.2.840.10008.5.1.4.1.1.481.2",  # RT Dose
+    }
+)
+"""SOP classes that carry pixels which are not what an examination looked like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A journal entry with what its file says. Without a header, `problem` says why."""
+
+    entry: InstanceReceived
+    header: Header | None
+    own: bool
+    problem: str
+
+    @property
+    def is_image(self) -> bool:
+        return self.header is not None and is_image(self.header.rows, self.header.sop_class_uid)
+
+
+def is_image(rows: int, sop_class_uid: str) -> bool:
+    return rows > 0 and sop_class_uid not in _NOT_IMAGES
+
+
+def look_at(entry: InstanceReceived, store: FolderInstances) -> Arrival:
+    """Reads the header of a journaled file, outside any transaction.
+
+    Raises:
+        Busy: the spool can't be read.
+    """
+    try:
+        path = store.path(entry.uri)
+        header = read_header(path)
+        problem = _mismatch(entry, header)
+        own = not problem and not is_image(header.rows, header.sop_class_uid) and is_own(path)
+    except (Reject, Retry) as error:
+        return Arrival(entry, None, False, error.reason)
+    except OSError as error:
+        raise Busy(f"the spool can't be read: {type(error).__name__}") from error
+    except Exception as error:  # what a sender wrote must not stop the assembly of everyone else's studies
+        _LOG.error("header not readable", uri=entry.uri, exc_info=error)
+        return Arrival(entry, None, False, f"the header can't be read ({type(error).__name__})")
+    return Arrival(entry, None if problem else header, own, problem)
+
+
+def _mismatch(entry: InstanceReceived, header: Header) -> str:
+    if header.sop_instance_uid != entry.sop_instance_uid:
+        return "the data set names another SOP instance than the request"
+    if _UID.fullmatch(entry.transfer_syntax_uid) is None:
+        return "the transfer syntax is not a UID"
+    return ""
+
+
+def fold(connection: Connection, arrival: Arrival) -> str:
+    """Brings one arrival into the index, in the caller's transaction; the same one again changes nothing.
+
+    Returns why it was quarantined, empty when it was not. Nothing under a known SOP Instance UID is overwritten.
+    """
+    entry, header = arrival.entry, arrival.header
+    if header is None:
+        return _quarantine(connection, entry, "", arrival.problem)
+    known = connection.execute(
+        sa.select(instances.c.sha256).where(instances.c.sop_instance_uid == header.sop_instance_uid)
+    ).scalar_one_or_none()
+    if known == entry.sha256:
+        return ""
+    study_uid = header.study_instance_uid
+    if known is not None:
+        return _quarantine(
+            connection, entry, study_uid, "other bytes under the UID of an instance that is already here"
+        )
+    of_series = connection.execute(
+        sa.select(series.c.study_instance_uid).where(series.c.series_instance_uid == header.series_instance_uid)
+    ).scalar_one_or_none()
+    if of_series not in (None, study_uid):
+        return _quarantine(connection, entry, study_uid, "its series belongs to another study")
+    _fold_study(connection, arrival, header)
+    if of_series is None:
+        connection.execute(sa.insert(series).values(_series_row(header)))
+        _note_modalities(connection, study_uid)
+    connection.execute(sa.insert(instances).values(_instance_row(entry, header)))
+    return ""
+
+
+def _quarantine(connection: Connection, entry: InstanceReceived, study_uid: str, reason: str) -> str:
+    connection.execute(
+        insert(quarantine)
+        .values(
+            uri=entry.uri,
+            sop_instance_uid=entry.sop_instance_uid[:64],
+            study_instance_uid=study_uid,
+            reason=reason,
+            calling_ae=entry.calling_ae[:16],
+            received_at=entry.received_at,
+        )
+        .on_conflict_do_nothing(index_elements=["uri"])
+    )
+    return reason
+
+
+def _series_row(header: Header) -> dict[str, Any]:
+    return {
+        "series_instance_uid": header.series_instance_uid,
+        "study_instance_uid": header.study_instance_uid,
+        "modality": header.modality[:16],
+        "body_part": header.body_part[:16],
+        "description": header.series_description[:256],
+    }
+
+
+def _instance_row(entry: InstanceReceived, header: Header) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": header.sop_instance_uid,
+        "series_instance_uid": header.series_instance_uid,
+        "study_instance_uid": header.study_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
+        "transfer_syntax_uid": entry.transfer_syntax_uid,
+        "uri": entry.uri,
+        "sha256": entry.sha256,
+        "size_bytes": entry.size,
+        "rows": header.rows,
+        "columns": header.columns,
+        "frames": header.frames,
+        "instance_number": header.instance_number,
+        "view_position": header.view_position[:16],
+        "photometric": header.photometric[:16],
+        "presentation_intent": header.presentation_intent[:16],
+        "received_at": entry.received_at,
+    }
+
+
+def _fold_study(connection: Connection, arrival: Arrival, header: Header) -> None:
+    """Images open and reopen a study; others do only as long as it has no image; Hilum's own objects never do."""
+    if arrival.own:
+        return
+    study = connection.execute(
+        sa.select(studies).where(studies.c.study_instance_uid == header.study_instance_uid)
+    ).one_or_none()
+    received_at = arrival.entry.received_at
+    if study is None:
+        connection.execute(
+            sa.insert(studies).values(
+                study_instance_uid=header.study_instance_uid,
+                study_key=study_key(header.study_instance_uid),
+                revision=0,
+                receiving=True,
+                first_received_at=received_at,
+                last_received_at=received_at,
+                modalities="",
+                conflict="",
+                calling_ae=arrival.entry.calling_ae[:16],
+                **_described(header),
+            )
+        )
+        return
+    has_image = _has_image(connection, header.study_instance_uid)
+    changes: dict[str, Any] = {}
+    conflict = _conflict(study, header)
+    if conflict and not study.conflict:
+        changes["conflict"] = conflict
+    if arrival.is_image and not has_image:
+        changes.update(_described(header))
+    if arrival.is_image or not has_image:
+        changes["receiving"] = True
+        changes["last_received_at"] = max(study.last_received_at, received_at)
+        changes["first_received_at"] = min(study.first_received_at, received_at)
+        urgent = min(
+            OrderPriority(study.order_priority), order_priority(header.order_priority_term), key=RANK.__getitem__
+        )
+        changes["order_priority"] = urgent.value
+        if not study.description:
+            changes["description"] = header.study.study_description[:256]
+    if changes:
+        connection.execute(
+            sa.update(studies).where(studies.c.study_instance_uid == header.study_instance_uid).values(**changes)
+        )
+
+
+def _described(header: Header) -> dict[str, Any]:
+    return {
+        "order_priority": order_priority(header.order_priority_term).value,
+        "description": header.study.study_description[:256],
+        "header": asdict(header.study),
+    }
+
+
+def _has_image(connection: Connection, study_uid: str) -> bool:
+    rows = connection.execute(
+        sa.select(instances.c.sop_instance_uid)
+        .where(
+            instances.c.study_instance_uid == study_uid,
+            instances.c.rows > 0,
+            instances.c.sop_class_uid.not_in(_NOT_IMAGES),
+        )
+        .limit(1)
+    )
+    return rows.first() is not None
+
+
+def _conflict(study: Any, header: Header) -> str:
+    """Which identity differs from the study's first image, in words without its value; empty when none does."""
+    patient, first = header.study.patient, study.header["patient"]
+    pairs = (
+        ("patient ids", patient.patient_id, first["patient_id"]),
+        ("issuers of the patient id", patient.issuer, first["issuer"]),
+        ("birth dates", patient.birth_date, first["birth_date"]),
+    )
+    differing = [what for what, one, other in pairs if one != other and (what == "patient ids" or (one and other))]
+    return f"objects of this study name different {' and '.join(differing)}" if differing else ""
+
+
+def _note_modalities(connection: Connection, study_uid: str) -> None:
+    found = connection.execute(
+        sa.select(series.c.modality).where(series.c.study_instance_uid == study_uid, series.c.modality != "").distinct()
+    ).scalars()
+    connection.execute(
+        sa.update(studies)
+        .where(studies.c.study_instance_uid == study_uid)
+        .values(modalities="/".join(sorted(found))[:64])
+    )

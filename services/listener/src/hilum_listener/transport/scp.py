@@ -1,0 +1,208 @@
+"""The storage and verification SCP, on pynetdicom's association machinery."""
+
+import contextlib
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
+
+from hilum.ports.clock import Clock
+from hilum.runtime.logs import Log
+from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
+from hilum_listener.handlers.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from hilum_listener.handlers.peers import refusal
+from hilum_listener.handlers.receive import Request, Status, receive
+from hilum_listener.handlers.spool import Spool
+from hilum_listener.settings import ScpSettings
+
+_LOG = Log("hilum.listener.scp")
+_ACSE_TIMEOUT_S = 10.0
+_DRAIN_S = 8.0
+_IDLE_BEFORE_ABORT_S = 1.0
+
+
+class PromptSocket(socket.socket):
+    """Acknowledges what it received before it waits for more, and sends without delay.
+
+    A sender with Nagle's algorithm on (DCMTK's default, and many a modality's) holds each small piece back until the
+    one before is acknowledged; a receiver that delays its acknowledgements then costs it 40 ms and more a message.
+    The kernel forgets TCP_QUICKACK after a read, so it is set again before each.
+    """
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> Self:
+        """Takes over the connection; the given object has none any more."""
+        timeout = connection.gettimeout()
+        taken = cls(connection.family, connection.type, connection.proto, fileno=connection.detach())
+        taken.settimeout(timeout)
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return taken
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        with contextlib.suppress(OSError):  # closed meanwhile: the read will say so
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return super().recv(bufsize, flags)
+
+
+class Scp:
+    """Accepts associations until it is stopped."""
+
+    def __init__(self, settings: ScpSettings, spool: Spool, journal: JournalWriter, clock: Clock) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._journal = journal
+        self._clock = clock
+        self._prefix = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._busy: dict[
+            Association, float | None
+        ] = {}  # None while a request is served, else when it ended (monotonic)
+        self._ids: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
+        self._server: Any = None
+        self._ae = self._entity()
+
+    def _entity(self) -> AE:
+        # every storage class, private ones too, in the first transfer syntax that the peer proposes, whatever it is
+        _config.UNRESTRICTED_STORAGE_SERVICE = True
+        _config.LOG_HANDLER_LEVEL = "none"
+        ae = AE(ae_title=self._settings.ae_title)
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION
+        ae.maximum_pdu_size = self._settings.max_pdu
+        ae.maximum_associations = self._settings.max_associations
+        ae.acse_timeout = _ACSE_TIMEOUT_S
+        ae.dimse_timeout = self._settings.idle_timeout_s
+        ae.network_timeout = self._settings.idle_timeout_s
+        ae.add_supported_context(Verification, ALL_TRANSFER_SYNTAXES)
+        return ae
+
+    def start(self) -> int:
+        """Listens; returns the port.
+
+        Raises:
+            OSError: the address is taken or not one of this machine.
+        """
+        handlers: Sequence[Any] = [
+            (evt.EVT_CONN_OPEN, self._connected),
+            (evt.EVT_REQUESTED, self._requested),
+            (evt.EVT_ESTABLISHED, self._established),
+            (evt.EVT_RELEASED, self._ended, ["released"]),
+            (evt.EVT_ABORTED, self._ended, ["aborted"]),
+            (evt.EVT_C_STORE, self._store),
+        ]
+        address = (self._settings.host, self._settings.port)
+        self._server = self._ae.start_server(address, block=False, evt_handlers=list(handlers))
+        return int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        """Stops accepting, lets associations finish for eight seconds, aborts those that idle or take longer."""
+        self._server.shutdown()
+        deadline = time.monotonic() + _DRAIN_S
+        while time.monotonic() < deadline:
+            waiting = [a for a in self._ae.active_associations if a.is_acceptor]
+            if not waiting:
+                break
+            for association in waiting:
+                ended = self._busy.get(association)
+                if ended is not None and time.monotonic() - ended > _IDLE_BEFORE_ABORT_S and _is_idle(association):
+                    self._abort(association)
+            time.sleep(0.05)
+        for association in self._ae.active_associations:
+            self._abort(association)
+
+    def _abort(self, association: Association) -> None:
+        threading.Thread(target=association.abort, name="abort", daemon=True).start()
+
+    def _connected(self, event: evt.Event) -> None:
+        self._ids[event.assoc] = f"{self._prefix}-{next(self._numbers)}"
+        holder = event.assoc.dul.socket
+        if holder is not None and holder.socket is not None:
+            holder.socket = PromptSocket.of(holder.socket)
+
+    def _requested(self, event: evt.Event) -> None:
+        association = event.assoc
+        request = association.requestor.primitive
+        if request is None:
+            return
+        refused = refusal(
+            called_ae=str(request.called_ae_title),
+            calling_ae=str(request.calling_ae_title),
+            address=str(association.requestor.address),
+            own_ae=self._settings.ae_title,
+            peers=self._settings.peers,
+        )
+        if refused is not None:
+            _LOG.warning(
+                "association refused", peer=association.requestor.address, reason=refused.name.lower().replace("_", " ")
+            )
+            association.acse.send_reject(*refused.value)
+            association.kill()
+
+    def _established(self, event: evt.Event) -> None:
+        with self._lock:
+            self._busy[event.assoc] = time.monotonic()
+        self._note(event.assoc, "opened")
+
+    def _ended(self, event: evt.Event, change: str) -> None:
+        with self._lock:
+            known = event.assoc in self._busy
+            self._busy.pop(event.assoc, None)
+        if known:
+            self._note(event.assoc, change)
+
+    def _note(self, association: Association, change: str) -> None:
+        calling_ae, peer, identity = self._who(association)
+        entry = AssociationChanged(change, calling_ae, peer, identity, self._clock.now())
+        try:
+            self._journal.append(entry, sync=False)
+        except OSError:  # the next instance will meet the same and be refused
+            _LOG.error("association not journaled", association=identity, state=change)
+
+    def _store(self, event: evt.Event) -> int:
+        association, request = event.assoc, event.request
+        if not isinstance(request, C_STORE) or request.DataSet is None:
+            return int(Status.CANNOT_UNDERSTAND)
+        calling_ae, peer, identity = self._who(association)
+        self._busy[association] = None
+        try:
+            with request.DataSet.getbuffer() as dataset:
+                status = receive(
+                    Request(
+                        sop_class_uid=str(request.AffectedSOPClassUID),
+                        sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                        transfer_syntax_uid=str(event.context.transfer_syntax),
+                        dataset=dataset,
+                        calling_ae=calling_ae,
+                        peer=peer,
+                        association=identity,
+                    ),
+                    self._spool,
+                    self._journal,
+                    now=self._clock.now,
+                )
+        except Exception as error:  # an answer that makes the sender keep its copy, and the place for us
+            _LOG.error("request failed", association=identity, exc_info=error)
+            status = Status.CANNOT_UNDERSTAND
+        finally:
+            self._busy[association] = time.monotonic()
+        return int(status)
+
+    def _who(self, association: Association) -> tuple[str, str, str]:
+        """Calling AE title, address and id of the association."""
+        requestor = association.requestor
+        return str(requestor.ae_title).strip()[:16], str(requestor.address), self._ids.get(association, "")
+
+
+def _is_idle(association: Association) -> bool:
+    return association.dimse.message is None and association.dimse.msg_queue.empty()
