@@ -1,0 +1,1 @@
+"""The reading worklist and the evidence viewer, on the loopback interface only."""

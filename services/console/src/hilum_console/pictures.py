@@ -1,0 +1,64 @@
+"""Frames of stored images as PNG, kept for a while since a reader flips back and forth."""
+
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+
+from hilum.adapters.dicom.pixels import display_frame, pixel_aspect, png_of
+from hilum.domain.errors import Reject, Retry
+from hilum.ports.instances import InstanceStore
+
+_CACHE_BYTES = 96 * 1024 * 1024
+_DECODERS = 2
+
+
+class Pictures:
+    """At most two frames are decoded at a time, so that a large study can't take the machine from the model."""
+
+    def __init__(self, store: InstanceStore) -> None:
+        self._store = store
+        self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+        self._decoders = threading.Semaphore(_DECODERS)
+
+    def png(self, uri: str, frame: int, *, longest_side: int) -> bytes:
+        """One frame, counted from 1, shrunk to `longest_side` pixels at most.
+
+        Raises:
+            Reject: it can't be shown, and why. Retry: the file isn't there.
+        """
+        key = (uri, frame, longest_side)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        path = self._store.path(uri)
+        try:
+            with self._decoders:
+                content = png_of(display_frame(path, frame), longest_side=longest_side)
+        except OSError as error:
+            raise Retry("the stored file can't be read") from error
+        self._keep(key, content)
+        return content
+
+    def aspect(self, uri: str) -> float:
+        """Height of a pixel divided by its width; 1 when the image can't tell."""
+        try:
+            return _aspect(self._store.path(uri))
+        except (Reject, Retry, OSError):
+            return 1.0
+
+    def _keep(self, key: tuple[str, int, int], content: bytes) -> None:
+        with self._lock:
+            self._size += len(content) - len(self._kept.pop(key, b""))
+            self._kept[key] = content
+            while self._size > _CACHE_BYTES and len(self._kept) > 1:
+                _, oldest = self._kept.popitem(last=False)
+                self._size -= len(oldest)
+
+
+@lru_cache(maxsize=4096)
+def _aspect(path: Path) -> float:
+    return pixel_aspect(path)
