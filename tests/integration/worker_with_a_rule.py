@@ -16,8 +16,8 @@ from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
 from hilum.runtime.lifecycle import stop_on_signals
 from hilum.testing.model import FakeModel
-from hilum_worker.serve import serve, wait_for_schema
 from hilum_worker.settings import Settings
+from hilum_worker.transport.serve import serve, wait_for_schema
 
 
 def main(data: Path, gate: Path, attempts: int) -> int:

@@ -15,7 +15,7 @@ from hilum.testing.clock import SetClock
 from hilum.testing.dicom_files import chest_image, write
 from hilum.testing.model import FakeModel
 from hilum_worker.ask import ask_about
-from hilum_worker.examine import examine
+from hilum_worker.handlers.examine import examine
 
 from .conftest import NOW, Bench, with_spot
 

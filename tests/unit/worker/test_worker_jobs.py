@@ -22,9 +22,9 @@ from hilum.ports.events import Received
 from hilum.runtime.logs import Log
 from hilum.testing.clock import SetClock
 from hilum.testing.model import FakeModel
-from hilum_worker import jobs
+from hilum_worker.handlers import jobs
+from hilum_worker.handlers.work import Worker
 from hilum_worker.settings import Settings
-from hilum_worker.work import Worker
 
 from .conftest import NOW, Bench, with_spot
 

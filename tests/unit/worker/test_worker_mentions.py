@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilum_worker.mentions import present
+from hilum_worker.handlers.mentions import present
 
 LABELS = ("Pneumothorax", "Pleural effusion", "Consolidation", "Nodule", "Cardiomegaly", "Fracture")
 
@@ -27,6 +27,7 @@ LABELS = ("Pneumothorax", "Pleural effusion", "Consolidation", "Nodule", "Cardio
         ("Pneumothorax is not seen.", []),
         ("The effusion has resolved.", []),
         ("Pneumothorax: none.", []),
+        ("Pneumothorax: None. Effusion: No. Impression: Nodule.", ["Nodule"]),
         ("Nodules are present in both lungs.", ["Nodule"]),
         ("The heart is enlarged.", ["Cardiomegaly"]),
         ("The heart is mildly enlarged.", ["Cardiomegaly"]),

@@ -9,11 +9,11 @@ from hilum.adapters.sql.database import database_path, open_database
 from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
 from hilum.runtime.config import ConfigError, load
-from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
+from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_medmo import CheckpointError
 from hilum_worker import medmo
-from hilum_worker.serve import serve, wait_for_schema
 from hilum_worker.settings import Settings
+from hilum_worker.transport.serve import serve, wait_for_schema
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     engine = open_database(database_path(settings.data))
     wait_for_schema(engine, stop)
+    announce_ready(settings.data, "worker")
     try:
         return serve(settings, engine, model, SystemClock(), stop) if not stop.is_set() else 0
     finally:

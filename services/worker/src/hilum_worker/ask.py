@@ -16,7 +16,7 @@ from hilum.domain.inference import ImageReference, ModelIdentity, Task, TaskKind
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
 from hilum_worker import medmo
-from hilum_worker.examine import show
+from hilum_worker.handlers.examine import show
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 _DEGREES = r"(?:(?:mildly|moderately|severely|slightly|markedly|grossly|significantly|borderline) )?"
 
-_SENTENCE = re.compile(r"(?<=[.!?;])\s+|[\r\n;]+|(?<=\w):\s+(?=[A-Z])")
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+|[\r\n;]+|(?<=\w):\s+(?=[A-Z])(?!No\b|None\b|Absent\b|Negative\b)")
 # Words that end the reach of a denial: "no pneumothorax, but a small effusion".
 _TURN = re.compile(
     r"\b(?:but|however|although|though|yet|except(?: for)?|apart from|other than|whereas|while|instead"

@@ -14,7 +14,7 @@ from hilum.domain.inference import ImageReference, InferenceRequest, TaskKind
 from hilum.ports.clock import Clock
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import GridFinding, Model
-from hilum_worker.mentions import present
+from hilum_worker.handlers.mentions import present
 
 
 @dataclass
@@ -56,30 +56,30 @@ def examine(
             if place:
                 raise type(error)(f"{place}: {error.reason}") from error
             raise
-    identity = model.identity
+    return _findings(request, model, said, clock, queue_s=(claimed_at - request.requested_at).total_seconds())
+
+
+def _findings(request: InferenceRequest, model: Model, said: _Said, clock: Clock, *, queue_s: float) -> Findings:
+    """Thresholds applied, and the report compared with the boxes."""
     kept, below = accept(
-        said.grounded, identity, study_instance_uid=request.study_instance_uid, revision=request.revision
+        said.grounded, model.identity, study_instance_uid=request.study_instance_uid, revision=request.revision
     )
     boxed = {finding.label for finding in kept}
-    named = present("\n".join(said.reports), model.labels)
+    report = "\n".join(said.reports)
     return Findings(
         request_id=request.request_id,
         study_instance_uid=request.study_instance_uid,
         revision=request.revision,
-        model=identity,
+        model=model.identity,
         prompt_digest=digest_of(*(model.prompt(task) for task in request.tasks)),
         images=request.images,
         findings=kept,
         dropped=(*said.dropped, *below),
-        report="\n".join(said.reports),
-        ungrounded=tuple(label for label in named if label not in boxed),
+        report=report,
+        ungrounded=tuple(label for label in present(report, model.labels) if label not in boxed),
         answers=tuple(said.answers),
         produced_at=clock.now(),
-        timings_s=(
-            ("decode", said.decode_s),
-            ("model", said.model_s),
-            ("queue", max((claimed_at - request.requested_at).total_seconds(), 0.0)),
-        ),
+        timings_s=(("decode", said.decode_s), ("model", said.model_s), ("queue", max(queue_s, 0.0))),
     )
 
 

@@ -21,9 +21,9 @@ from hilum.ports.events import Outgoing, Publisher, Received
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
 from hilum.runtime.logs import Log
-from hilum_worker import jobs
-from hilum_worker.examine import examine
-from hilum_worker.jobs import Claim, Exhausted, JobState, Superseded
+from hilum_worker.handlers import jobs
+from hilum_worker.handlers.examine import examine
+from hilum_worker.handlers.jobs import Claim, Exhausted, JobState, Superseded
 from hilum_worker.settings import Settings
 
 _IDLE_S = 0.5

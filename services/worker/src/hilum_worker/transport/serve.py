@@ -14,8 +14,8 @@ from hilum.ports.clock import Clock
 from hilum.ports.model import Model
 from hilum.runtime.consume import consume
 from hilum.runtime.logs import Log
+from hilum_worker.handlers.work import Worker
 from hilum_worker.settings import Settings
-from hilum_worker.work import Worker
 
 GROUP = "worker"
 

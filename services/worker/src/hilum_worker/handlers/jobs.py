@@ -120,19 +120,16 @@ def claim(
     if row is None:
         return None
     request = _request(row.payload)
-    this = jobs.c.request_id == row.request_id
     newest = sa.select(sa.func.max(jobs.c.revision)).where(jobs.c.study_instance_uid == row.study_instance_uid)
     if row.revision < connection.execute(newest).scalar_one():
-        ended = {"state": JobState.SUPERSEDED.value, "token": row.token + 1, "finished_at": now}
-        connection.execute(sa.update(jobs).where(this).values(ended))
+        _end_unclaimed(connection, row, JobState.SUPERSEDED, now)
         return Superseded(request)
     if row.attempts >= attempts:
-        ended = {"state": JobState.FAILED.value, "token": row.token + 1, "finished_at": now}
-        connection.execute(sa.update(jobs).where(this).values(ended))
+        _end_unclaimed(connection, row, JobState.FAILED, now)
         return Exhausted(request, row.attempts, row.last_error)
     connection.execute(
         sa.update(jobs)
-        .where(this)
+        .where(jobs.c.request_id == row.request_id)
         .values(
             state=JobState.CLAIMED.value,
             attempts=row.attempts + 1,
@@ -144,6 +141,12 @@ def claim(
         )
     )
     return Claim(request, row.token + 1, row.attempts + 1, now)
+
+
+def _end_unclaimed(connection: Connection, row: Any, state: JobState, now: datetime) -> None:
+    """Ends a free job without running it; the new token shuts out whoever held it before."""
+    ended = {"state": state.value, "token": row.token + 1, "finished_at": now, "lease_until": None}
+    connection.execute(sa.update(jobs).where(jobs.c.request_id == row.request_id).values(ended))
 
 
 def renew(connection: Connection, held: Claim, *, now: datetime, lease: timedelta) -> bool:
