@@ -49,7 +49,7 @@ def test_a_killed_service_starts_again_and_the_operator_is_told(tmp_path: Path) 
 def test_a_service_that_never_runs_is_hopeless_after_three_starts(tmp_path: Path) -> None:
     said: list[str] = []
     with locked(folder(tmp_path)) as lock:
-        program = Program("bad", ("-c", "import sys; sys.exit('no model')"), lambda: False)
+        program = Program("bad", ("-c", "import sys; sys.exit('no model')"), lambda _pid: False)
         supervisor = Supervisor([program], data=tmp_path, say=said.append, inherit=lock)
         supervisor.start()
 

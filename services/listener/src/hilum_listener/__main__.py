@@ -16,7 +16,7 @@ from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
 from hilum.runtime.config import ConfigError, Site, load
 from hilum.runtime.consume import consume
-from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
+from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_listener.handlers.assemble import Assembler, wait_for_schema
 from hilum_listener.handlers.journal import JournalWriter
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
@@ -95,12 +95,14 @@ def _database_roles(names: list[str], places: Places, site: Site, engine: Engine
 
     def assemble(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)
+        announce_ready(places.data, "assemble")
         Assembler(places, AssembleSettings.of(site), engine, publisher, _CLOCK).run(stop)
 
     def route(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)
         router = Router(RouteSettings.of(site).rules, publisher, _CLOCK)
         consumer = SqlConsumer(engine, group=GROUP, topics=[STUDY_READY.name], clock=_CLOCK, stop=stop)
+        announce_ready(places.data, "route")
         consume(consumer, router.handle, transaction=lambda: transaction(engine), stop=stop, log=_LOG)
 
     return {name: role for name, role in (("assemble", assemble), ("route", route)) if name in names}

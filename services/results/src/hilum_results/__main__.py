@@ -16,7 +16,7 @@ from hilum.domain.errors import Busy
 from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
 from hilum.runtime.config import ConfigError, load
-from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
+from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_results.encode import ENCODERS
 from hilum_results.encode.warm import warm_up
 from hilum_results.settings import Settings
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             _wait_for_schema(engine, stop)
             if stop.is_set():
                 return 0
+            announce_ready(settings.data, "results")
             return serve(settings, engine, encoders=ENCODERS, clock=SystemClock(), stop=stop, log=log)
         finally:
             engine.dispose()

@@ -1,6 +1,7 @@
 """What runs for one data folder: its effective configuration, its ports and its processes."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def programs(plan: Plan) -> list[Program]:
         stale.unlink()
     common = ("--data", str(plan.data), "--config", str(plan.config))
 
+    def says(*names: str) -> Callable[[int], bool]:
+        return lambda pid: all(_content(run / f"{name}.ready") == str(pid) for name in names)
+
     def listens(name: str, host: str, port: int) -> bool:
         return (run / f"{name}.port").exists() and accepts(host, port)
 
@@ -112,15 +116,15 @@ def programs(plan: Plan) -> list[Program]:
         Program(
             "scp",
             ("-m", "hilum_listener", "scp", *common, "--port", str(plan.dicom_port)),
-            lambda: listens("scp", _reachable(host), plan.dicom_port),
+            lambda _pid: listens("scp", _reachable(host), plan.dicom_port),
         ),
-        Program("assemble-route", ("-m", "hilum_listener", "assemble", "route", *common)),
-        Program("worker", ("-m", "hilum_worker", *common)),
-        Program("results", ("-m", "hilum_results", *common)),
+        Program("assemble-route", ("-m", "hilum_listener", "assemble", "route", *common), says("assemble", "route")),
+        Program("worker", ("-m", "hilum_worker", *common), says("worker")),
+        Program("results", ("-m", "hilum_results", *common), says("results")),
         Program(
             "console",
             ("-m", "hilum_console", *common, "--port", str(plan.http_port)),
-            lambda: listens("console", LOOPBACK, plan.http_port),
+            lambda _pid: listens("console", LOOPBACK, plan.http_port),
         ),
     ]
     if plan.demo is not None:
@@ -130,10 +134,17 @@ def programs(plan: Plan) -> list[Program]:
             Program(
                 "receivers",
                 ("-m", "hilum_standalone.receivers", "--data", str(plan.data), *ports),
-                lambda: all(accepts(LOOPBACK, port) for port in (demo.dicom, demo.fhir, demo.hl7)),
+                lambda _pid: all(accepts(LOOPBACK, port) for port in (demo.dicom, demo.fhir, demo.hl7)),
             )
         )
     return found
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _reachable(host: str) -> str:

@@ -25,11 +25,11 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One service: `command` is what follows the Python interpreter; `ready` looks, quickly, whether it serves."""
+    """One service: `command` is what follows the Python interpreter; `ready` looks, quickly, whether the process of this id serves."""
 
     name: str
     command: tuple[str, ...]
-    ready: Callable[[], bool] = lambda: True
+    ready: Callable[[int], bool] = lambda _pid: True
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Supervisor:
 
     def waiting_for(self) -> tuple[str, ...]:
         """The services that don't serve yet."""
-        return tuple(c.program.name for c in self._children if c.popen is None or not c.program.ready())
+        return tuple(c.program.name for c in self._children if c.popen is None or not c.program.ready(c.popen.pid))
 
     def hopeless(self) -> str | None:
         """The first service that ended three times before it served once, if any. Only asked before all are ready."""

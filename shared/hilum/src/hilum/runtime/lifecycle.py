@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 
 
@@ -16,6 +17,15 @@ def stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
     return stop
+
+
+def announce_ready(data: Path, name: str) -> None:
+    """Tells the supervisor that this process serves: `run/<name>.ready` holds its process id."""
+    run = data / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    part = run / f".{name}.ready.part"
+    part.write_text(str(os.getpid()))
+    part.replace(run / f"{name}.ready")
 
 
 def stop_with_parent(stop: threading.Event, *, interval_s: float = 1.0) -> None:
