@@ -1,0 +1,6 @@
+"""Hypothesis on a machine that may be busy: no deadline for one example."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
