@@ -1,0 +1,80 @@
+"""For tests: the listener without a network, on a clock that they set."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from pydicom import Dataset
+from sqlalchemy import Engine
+
+from hilum.adapters.sql.database import reading
+from hilum.adapters.sql.eventlog import SqlPublisher
+from hilum.adapters.sql.tables import events
+from hilum.contracts.messages import StudyReady
+from hilum.testing.clock import SetClock
+from hilum.testing.dicom_files import chest_image, write
+from hilum_listener.handlers.assemble import Assembler
+from hilum_listener.handlers.journal import JournalWriter
+from hilum_listener.handlers.receive import Request, Status, receive
+from hilum_listener.handlers.spool import Spool
+from hilum_listener.settings import AssembleSettings, Places
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+QUIET = timedelta(seconds=5)
+
+
+class Listener:
+    """Receives without a network, and assembles when told to."""
+
+    def __init__(self, places: Places, engine: Engine, clock: SetClock) -> None:
+        self.places, self.engine, self.clock = places, engine, clock
+        self.spool = Spool(places, min_free_bytes=0)
+        self.journal = JournalWriter(places.journal, started_at=clock.now())
+        self.assembler = self.new_assembler()
+
+    def new_assembler(self) -> Assembler:
+        return Assembler(
+            self.places, AssembleSettings(quiet_time=QUIET), self.engine, SqlPublisher(self.clock), self.clock
+        )
+
+    def receive(self, dataset: Dataset | bytes, *, sop_uid: str = "", sop_class: str = "", syntax: str = "") -> Status:
+        """As if the data set came over an association; bytes are sent as they are."""
+        if isinstance(dataset, bytes):
+            encoded = dataset
+        else:
+            path = write(self.places.data / "sent.dcm", dataset, syntax=syntax or EXPLICIT)
+            encoded = encoded_dataset(path)
+            sop_uid, sop_class = sop_uid or dataset.SOPInstanceUID, sop_class or dataset.SOPClassUID
+        return receive(
+            Request(sop_class, sop_uid, syntax or EXPLICIT, memoryview(encoded), "MODALITY", "127.0.0.1", "a-1"),
+            self.spool,
+            self.journal,
+            now=self.clock.now,
+        )
+
+    def image(self, study: str = "study", name: str = "image", **attributes: Any) -> Status:
+        return self.receive(
+            chest_image(np.arange(64, dtype=np.uint16).reshape(8, 8), study=study, name=name, **attributes)
+        )
+
+    def step(self, *, after: timedelta = timedelta(0)) -> None:
+        self.clock.advance(after)
+        self.assembler.step()
+
+    def rows(self, table: sa.Table) -> list[Any]:
+        with reading(self.engine) as connection:
+            return list(connection.execute(sa.select(table)))
+
+    def ready(self) -> list[StudyReady]:
+        """The published study.ready messages, oldest first."""
+        return [StudyReady.model_validate_json(row.payload) for row in self.rows(events) if row.topic == "study.ready"]
+
+
+def encoded_dataset(path: Path) -> bytes:
+    """What follows the file meta information (PS3.10 7.1)."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[140:144], "little")
+    return content[144 + length :]
