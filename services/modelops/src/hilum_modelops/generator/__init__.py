@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hilum_modelops.generator import film, labels, lesions
-from hilum_modelops.generator.anatomy import Ink, draw_anatomy, heart_mask, lattice, lung_mask
+from hilum_modelops.generator.anatomy import Anatomy, Ink, as_plane, draw_anatomy, heart_mask, lattice, lung_mask
 from hilum_modelops.generator.labels import LABELS
-from hilum_modelops.generator.scene import VARIANTS, Finding, FindingSpec, Frame, Radiograph, Variant, make_frame
+from hilum_modelops.generator.scene import VARIANTS, Finding, FindingSpec, Frame, Plane, Radiograph, Variant, make_frame
+from hilum_modelops.generator.splinters import add_splinters
 
 __all__ = ["LABELS", "VARIANTS", "Finding", "FindingSpec", "Radiograph", "draw_shape", "draw_specs", "render"]
 
@@ -65,12 +66,18 @@ def render(
     specs = draw_specs(plan, ease) if findings is None else tuple(findings)
     ratio = next((0.54 + 0.13 * s.size for s in specs if s.label == labels.CARDIOMEGALY), None)
     anatomy = draw_anatomy(np.random.default_rng([seed, salt, 2]), look, cols / rows, ratio)
-    frame = make_frame(rows, cols, float(plan.normal(0, 0.035)), (float(plan.normal(0, 0.03)), float(plan.normal(0, 0.03))))
+    frame = make_frame(
+        rows, cols, float(plan.normal(0, 0.035)), (float(plan.normal(0, 0.03)), float(plan.normal(0, 0.03)))
+    )
     density, found = _chest(seed, salt, look, frame, anatomy, specs)
     noise = np.random.default_rng([seed, salt, 5])
     tone = film.expose(noise, look, frame, density)
     if noise.random() < 0.5:
         tone = film.sharpen(tone, 0.03 * frame.unit_px, float(noise.uniform(0.1, 0.5)))
+    broken = np.random.default_rng([seed, salt, 6])
+    for item in found:
+        if item.label == labels.FRACTURE:
+            add_splinters(tone, item.box, broken)
     tone = film.collimate(noise, frame, tone)
     tone = np.maximum(tone, film.marker(noise, frame)) if noise.random() < 0.7 else tone
     order = sorted(found, key=lambda f: (LABELS.index(f.label), f.box[1], f.box[0]))
@@ -78,8 +85,8 @@ def render(
 
 
 def _chest(
-    seed: int, salt: int, look: Variant, frame: Frame, anatomy: lesions.Anatomy, specs: tuple[FindingSpec, ...]
-) -> tuple[lesions.Plane, list[Finding]]:
+    seed: int, salt: int, look: Variant, frame: Frame, anatomy: Anatomy, specs: tuple[FindingSpec, ...]
+) -> tuple[Plane, list[Finding]]:
     rng = np.random.default_rng([seed, salt, 3])
     sides = {spec: spec.side or (1 if rng.random() < 0.5 else -1) for spec in specs}
     lungs = {side: lung_mask(anatomy, frame, side) for side in (-1, 1)}
@@ -89,7 +96,7 @@ def _chest(
         frame, anatomy, film.soft_tissue(anatomy, frame, lungs, heart), film.vessels(rng, anatomy, frame), lungs
     )
     grain = lattice(rng, frame, 45.0) + 0.7 * lattice(rng, frame, 20.0)
-    canvas.vessels = canvas.vessels * np.float32(0.20) + np.float32(rng.uniform(*look.texture)) * grain
+    canvas.vessels = as_plane(canvas.vessels * 0.20 + rng.uniform(*look.texture) * grain)
     found: list[Finding | None] = []
     marks = np.random.default_rng([seed, salt, 4])
     for spec in specs:
@@ -107,5 +114,7 @@ def _chest(
     lesions.draw_anterior_ribs(front, anatomy)
     bones = 0.32 * ribs.plane(0.006) + 0.20 * front.plane(0.012)
     fade = 0.45 + 0.55 * both * (1.0 - 0.4 * heart)
-    total = canvas.density + canvas.vessels * both * (0.9 - 0.75 * heart) + bones * fade + film.decoys(rng, anatomy, frame)
+    total = (
+        canvas.density + canvas.vessels * both * (0.9 - 0.75 * heart) + bones * fade + film.decoys(rng, anatomy, frame)
+    )
     return np.asarray(total * film.body(anatomy, frame), dtype=np.float32), [f for f in found if f is not None]

@@ -11,6 +11,11 @@ from hilum_modelops.generator.scene import Frame, Plane, Variant
 Points = npt.NDArray[np.float64]
 
 
+def as_plane(values: npt.ArrayLike) -> Plane:
+    """float32, copied only if it is something else."""
+    return np.asarray(values, dtype=np.float32)
+
+
 def soft_step(distance: Plane, width: float) -> Plane:
     """0 to 1 over about 2 x width around distance 0 (a rational sigmoid: cheaper than exp)."""
     scaled = distance * np.float32(1.0 / width)
@@ -19,7 +24,10 @@ def soft_step(distance: Plane, width: float) -> Plane:
 
 def lattice(rng: np.random.Generator, frame: Frame, cells: float) -> Plane:
     """Smooth unit-variance noise (rows, cols) with about `cells` cells over the mean side, at any resolution."""
-    shape = (max(2, round(cells * frame.rows / frame.unit_px / 2)), max(2, round(cells * frame.cols / frame.unit_px / 2)))
+    shape = (
+        max(2, round(cells * frame.rows / frame.unit_px / 2)),
+        max(2, round(cells * frame.cols / frame.unit_px / 2)),
+    )
     small = rng.standard_normal(shape, dtype=np.float32)
     if shape[0] >= frame.rows:
         small = small[: frame.rows, : frame.cols]

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
-from hilum_modelops.generator.anatomy import Anatomy, Ink, Points, lattice, soft_step
+from hilum_modelops.generator.anatomy import Anatomy, Ink, Points, as_plane, lattice, soft_step
 from hilum_modelops.generator.scene import Frame, Plane, Variant
 
 
@@ -84,12 +84,12 @@ def decoys(rng: np.random.Generator, anatomy: Anatomy, frame: Frame) -> Plane:
     for side in (-1, 1):
         edge = anatomy.half_width * rng.uniform(0.84, 1.0)
         soft.polygon(_scapula(anatomy, side, edge), 42)
-    shade = soft.plane(0.02)
+    shade: Plane = soft.plane(0.02)
     x, y = frame.grid_x, frame.grid_y
     if anatomy.breasts > 0:
         for side in (-1, 1):
             distance = np.hypot((x - side * 0.45) / 1.15, y - 0.16).astype(np.float32)
-            shade = shade + np.float32(anatomy.breasts) * soft_step(0.34 - distance, 0.03)
+            shade = as_plane(shade + anatomy.breasts * soft_step(0.34 - distance, 0.03))
     if rng.random() < 0.25:
         offset, drop = rng.uniform(0.36, 0.48), rng.uniform(0.22, 0.34)
         for side in (-1, 1):
@@ -103,7 +103,7 @@ def decoys(rng: np.random.Generator, anatomy: Anatomy, frame: Frame) -> Plane:
 def _scapula(anatomy: Anatomy, side: int, edge: float) -> Points:
     top = anatomy.apex + 0.22
     shape = [[edge, top + 0.05], [edge + 0.30, top - 0.02], [edge + 0.22, top + 0.45], [edge + 0.05, top + 0.55]]
-    return np.array(shape) * np.array([side, 1.0])
+    return np.asarray(np.array(shape) * np.array([side, 1.0]), dtype=np.float64)
 
 
 def _spots(rng: np.random.Generator, frame: Frame) -> Plane:
@@ -137,8 +137,8 @@ def expose(rng: np.random.Generator, variant: Variant, frame: Frame, density: Pl
     return np.asarray(tone, dtype=np.float32)
 
 
-_GLYPHS = {"L": [[(0, 0), (0, 1), (0.6, 1)]], "R": [[(0, 1), (0, 0), (0.5, 0), (0.6, 0.25), (0.5, 0.5), (0, 0.5)],
-           [(0.25, 0.5), (0.6, 1)]]}  # fmt: skip
+_R = [[(0.0, 1.0), (0.0, 0.0), (0.5, 0.0), (0.6, 0.25), (0.5, 0.5), (0.0, 0.5)], [(0.25, 0.5), (0.6, 1.0)]]
+_GLYPHS = {"L": [[(0.0, 0.0), (0.0, 1.0), (0.6, 1.0)]], "R": _R}
 
 
 def marker(rng: np.random.Generator, frame: Frame) -> Plane:
@@ -171,4 +171,4 @@ def sharpen(plane: Plane, sigma_px: float, amount: float) -> Plane:
     """Unsharp masking, as a modality's own processing does it."""
     image = Image.fromarray((np.clip(plane, 0, 1) * 255).astype(np.uint8))
     soft = np.asarray(image.filter(ImageFilter.GaussianBlur(sigma_px)), dtype=np.float32) / np.float32(255)
-    return plane + np.float32(amount) * (plane - soft)
+    return as_plane(plane + amount * (plane - soft))

@@ -32,9 +32,7 @@ def mix(low: float, high: float, amount: float) -> float:
 def _finding(spec: FindingSpec, side: int, box: Box, canvas: Canvas, contrast: float) -> Finding:
     centre = (box[1] + box[3]) / 2
     anatomy, frame = canvas.anatomy, canvas.frame
-    top, bottom = (
-        frame.to_pixels(np.array([[side * 0.4, y]]))[0, 1] for y in (anatomy.apex, anatomy.base_of(side))
-    )
+    top, bottom = (frame.to_pixels(np.array([[side * 0.4, y]]))[0, 1] for y in (anatomy.apex, anatomy.base_of(side)))
     third = (centre - top) / (bottom - top)
     zone = "upper" if third < 0.36 else "middle" if third < 0.68 else "lower"
     return Finding(spec.label, box, "right" if side < 0 else "left", zone, contrast)

@@ -1,11 +1,15 @@
 """The decoder's forward on packed turns: transformers' own modules, one mask, no cache. `tests` compare it with
 transformers' forward on single turns."""
 
+# torch and transformers are absent where the product is checked, so their types are Any there.
+# mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
+
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from hilum_modelops.training.kernels import attention, rms_norm
 from hilum_modelops.training.packing import IGNORE, Packed
 
 IMAGE_START = 4
@@ -30,18 +34,20 @@ def decode(language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch
     cos, sin = _rope(language, packed.positions)
     bias = torch.zeros(packed.allowed.shape, dtype=torch.bfloat16).masked_fill_(~packed.allowed, -1e4)
     for number, layer in enumerate(language.layers):
-        attn, y = layer.self_attn, layer.input_layernorm(x)
-        q = attn.q_norm(attn.q_proj(y).view(batch, length, 4, 64).float()).transpose(1, 2)
-        k = attn.k_norm(attn.k_proj(y).view(batch, length, 2, 64).float()).transpose(1, 2)
+        attn, y = layer.self_attn, rms_norm(x, layer.input_layernorm)
+        q = rms_norm(attn.q_proj(y).view(batch, length, 4, 64), attn.q_norm).transpose(1, 2)
+        k = rms_norm(attn.k_proj(y).view(batch, length, 2, 64), attn.k_norm).transpose(1, 2)
         v = attn.v_proj(y).view(batch, length, 2, 64).transpose(1, 2)
-        q, k = _rotate(q, cos, sin).to(v.dtype), _rotate(k, cos, sin).to(v.dtype)
+        if number == 0:
+            cos, sin, bias = cos.to(v.dtype), sin.to(v.dtype), bias.to(v.dtype)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype))
+        mixed = attention(q, k, v, bias)
         x = x + attn.o_proj(mixed.transpose(1, 2).reshape(batch, length, 256))
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        x = x + layer.mlp(rms_norm(x, layer.post_attention_layernorm))
         if number < len(deep):
             x = torch.cat([x[:, : image.start], x[:, image] + deep[number], x[:, image.stop :]], dim=1)
-    return language.norm(x)  # type: ignore[no-any-return]  # transformers' modules are untyped here
+    return rms_norm(x, language.norm)
 
 
 def turn_loss(model: Any, packed: Packed, hidden: torch.Tensor, digits: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

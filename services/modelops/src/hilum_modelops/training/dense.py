@@ -3,6 +3,9 @@
 They read the patch grid (last hidden state) and the image tokens, so that the box is linear in what the decoder sees.
 """
 
+# torch and transformers are absent where the product is checked, so their types are Any there.
+# mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,6 +14,8 @@ from hilum_modelops.generator import LABELS, Finding
 from hilum_modelops.training.vision import merge_order
 
 COUNT = len(LABELS)
+LABEL_WEIGHTS = (1.0, 1.0, 1.0, 2.0, 1.0, 2.5)
+"""Presence weights in the order of LABELS: nodules and fractures are small and come last."""
 
 
 class DenseHeads(nn.Module):
@@ -53,7 +58,7 @@ def targets(
 
 
 def _pair_loss(out: torch.Tensor, on: torch.Tensor, box: torch.Tensor, positive: float) -> torch.Tensor:
-    weight = 1.0 + (positive - 1.0) * on
+    weight = (1.0 + (positive - 1.0) * on) * torch.tensor(LABEL_WEIGHTS)
     presence = F.binary_cross_entropy_with_logits(out[..., 0], on, weight=weight, reduction="sum")
     hits = on > 0
     predicted, wanted = out[..., 1:][hits], box[hits]

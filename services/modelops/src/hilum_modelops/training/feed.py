@@ -1,5 +1,8 @@
 """Batches from the pool: one grid per batch, each image used a few times, with light augmentation."""
 
+# torch and transformers are absent where the product is checked, so their types are Any there.
+# mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
+
 import pickle
 from collections import deque
 from dataclasses import dataclass, replace
@@ -8,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from hilum_modelops.generator import Finding
+from hilum_modelops.generator.labels import FRACTURE
+from hilum_modelops.generator.splinters import add_splinters
 
 KEEP = 1000
 
@@ -30,9 +36,12 @@ class Feed:
         self.folder = folder
         self.rng = np.random.default_rng(seed)
         self.seen: set[str] = set()
-        self.shards: deque[tuple[tuple[int, int], npt.NDArray[np.uint8], list[tuple[Finding, ...]]]] = deque(maxlen=KEEP)
+        self.shards: deque[tuple[tuple[int, int], npt.NDArray[np.uint8], list[tuple[Finding, ...]]]] = deque(
+            maxlen=KEEP
+        )
         self.uses: deque[int] = deque(maxlen=KEEP)
         self.fresh = 0
+        self.splinters = not (folder / "with-splinters").exists()
         self._queue: list[tuple[int, npt.NDArray[np.int64]]] = []
 
     def refresh(self) -> int:
@@ -56,27 +65,49 @@ class Feed:
                 order = self.rng.permutation(len(self.shards[shard][2]))
                 self.uses[shard] += 1
                 self._queue.extend((int(shard), order[i : i + size]) for i in range(0, len(order) - size + 1, size))
-            self.rng.shuffle(self._queue)  # type: ignore[arg-type]  # a list of tuples shuffles in place
+            self.rng.shuffle(self._queue)
         shard, index = self._queue.pop()
         grid, pixels, findings = self.shards[shard]
-        shifted = [self._shift(pixels[i], findings[i]) for i in index]
+        shifted = [self._move(pixels[i], findings[i]) for i in index]
         return Batch(self._augment(np.stack([s[0] for s in shifted])), [s[1] for s in shifted], grid)
 
-    def _shift(
+    def _move(
         self, pixels: npt.NDArray[np.uint8], findings: tuple[Finding, ...]
     ) -> tuple[npt.NDArray[np.uint8], tuple[Finding, ...]]:
-        """Moves an image by up to 8 pixels each way (black comes in); the boxes follow."""
+        """Scales each axis by up to 8 % and shifts by up to 8 pixels (black comes in); the boxes follow."""
         high, wide = pixels.shape
-        dy, dx = (int(v) for v in self.rng.integers(-8, 9, 2))
-        moved = np.zeros_like(pixels)
-        moved[max(dy, 0) : high + min(dy, 0), max(dx, 0) : wide + min(dx, 0)] = pixels[
-            max(-dy, 0) : high - max(dy, 0), max(-dx, 0) : wide - max(dx, 0)
-        ]
-        by_x, by_y = 1000 * dx / wide, 1000 * dy / high
-        boxes = [np.clip((f.box[0] + by_x, f.box[1] + by_y, f.box[2] + by_x, f.box[3] + by_y), 0, 1000) for f in findings]
-        return moved, tuple(
-            replace(f, box=(float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for f, b in zip(findings, boxes, strict=True)
+        pixels = self._splinter(pixels, findings)
+        scale_x, scale_y = self.rng.uniform(0.92, 1.08, 2)
+        dx, dy = self.rng.uniform(-8, 8, 2)
+        # Output to input, about the centre: x_in = (x - wide / 2 - dx) / scale_x + wide / 2
+        inverse = (1 / scale_x, 0.0, wide / 2 - (wide / 2 + dx) / scale_x,
+                   0.0, 1 / scale_y, high / 2 - (high / 2 + dy) / scale_y)  # fmt: skip
+        image = Image.fromarray(pixels).transform(
+            (wide, high), Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC
         )
+        x_off, y_off = 500 * (1 - scale_x) + 1000 * dx / wide, 500 * (1 - scale_y) + 1000 * dy / high
+        moved = []
+        for item in findings:
+            x1, y1, x2, y2 = item.box
+            box = np.clip(
+                (x1 * scale_x + x_off, y1 * scale_y + y_off, x2 * scale_x + x_off, y2 * scale_y + y_off), 0, 1000
+            )
+            moved.append(replace(item, box=(float(box[0]), float(box[1]), float(box[2]), float(box[3]))))
+        return np.asarray(image), tuple(moved)
+
+    def _splinter(
+        self, pixels: npt.NDArray[np.uint8], findings: tuple[Finding, ...]
+    ) -> npt.NDArray[np.uint8]:
+        """Draws other splinters into each fracture than those that are there."""
+        boxes = [f.box for f in findings if f.label == FRACTURE] if self.splinters else []
+        if not boxes:
+            return pixels
+        high, wide = pixels.shape
+        plane = pixels.astype(np.float32) / np.float32(255)
+        for x1, y1, x2, y2 in boxes:
+            scaled = (x1 * wide / 1000, y1 * high / 1000, x2 * wide / 1000, y2 * high / 1000)
+            add_splinters(plane, scaled, self.rng)
+        return (np.clip(plane, 0, 1) * 255).astype(np.uint8)
 
     def _augment(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         x = pixels.astype(np.float32)

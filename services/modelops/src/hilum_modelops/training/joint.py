@@ -1,4 +1,7 @@
-"""Second stage: ViT and decoder together, by the clock: the rate reaches zero at the planned end, whatever the speed."""
+"""Second stage: ViT and decoder together, by the clock: the rate reaches zero at the end, whatever the speed."""
+
+# torch and transformers are absent where the product is checked, so their types are Any there.
+# mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
 
 import json
 import math
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import AutoTokenizer
 
 from hilum_modelops.training.architecture import make_model
@@ -14,20 +18,26 @@ from hilum_modelops.training.decoder import decode, turn_loss
 from hilum_modelops.training.dense import DenseHeads, dense_loss
 from hilum_modelops.training.feed import Feed
 from hilum_modelops.training.packing import Packer
-from hilum_modelops.training.pretrain import read_threads, save_atomically
+from hilum_modelops.training.pretrain import save_atomically
 from hilum_modelops.training.vision import encode, patches
 from hilum_modelops.training.vocabulary import SPECIAL
 
-BATCH = 16
+BATCH = 12
+PEAK = 8e-4
+TALK = 0.5
+VISION_FIRST_S = 2800.0
+"""Until then every other step trains the ViT alone: seeing is what takes longest."""
 SAVE_EVERY_S = 150
 
 
 class Trainer:
     """Model, dense heads, optimiser and average; everything that a resume needs."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        self.work = work
-        tokenizer = AutoTokenizer.from_pretrained(work / "processor")
+    def __init__(self, work: Path, seed: int, world: int = 1) -> None:
+        self.work, self.world = work, world
+        self.peak, self.start, self.end = PEAK, 0.0, 0.0
+        self.now, self.change = 0.0, False
+        self.tokenizer = tokenizer = AutoTokenizer.from_pretrained(work / "processor")
         tokens = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL}
         self.model = make_model(len(tokenizer), tokens, seed)
         self.heads = DenseHeads()
@@ -64,21 +74,42 @@ class Trainer:
                  "optimiser": self.optimiser.state_dict(), "progress": progress}  # fmt: skip
         save_atomically(state, self.work / "joint.pt")
 
-    def update(self, batch: Any, rate: float, talk: float, dense_weight: float) -> tuple[float, float, float]:
-        """One step; answers the loss of the answers, of their label tokens, and of the dense heads."""
-        packed = self.packer.pack(batch.findings, batch.grid, talk)
+    def _agree(self) -> None:
+        """Averages gradients, the clock and the wish to stop over all processes, so that they stay one model."""
+        wanted = workers_wanted(self.work, self.world)
+        extra = torch.tensor([time.time() - self.start, float(wanted != self.world)])
+        if self.world > 1:
+            grads = [p.grad for p in self.weights if p.grad is not None]  # the same ones in every process
+            flat = torch.cat([g.reshape(-1) for g in grads] + [extra])
+            distributed.all_reduce(flat)
+            flat /= self.world
+            at = 0
+            for grad in grads:
+                grad.copy_(flat[at : at + grad.numel()].view_as(grad))
+                at += grad.numel()
+            extra = flat[at:]
+        self.now, self.change = self.start + float(extra[0]), float(extra[1]) > 0
+
+    def update(self, batch: Any, talk: float, dense_weight: float) -> tuple[float, float, float]:
+        """One step; answers the loss of the answers, of their label tokens, and of the dense heads. With talk below
+        0 the decoder rests and only the ViT learns, through the dense heads."""
+        text = part = torch.zeros(())
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden, tokens, deep = encode(self.model.model.visual, patches(batch.pixels), batch.grid)
-            state = decode(self.model.model.language_model, packed, tokens, deep)
-            text, part = turn_loss(self.model, packed, state, self.packer.digits)
+            if talk >= 0:
+                packed = self.packer.pack(batch.findings, batch.grid, talk)
+                state = decode(self.model.model.language_model, packed, tokens, deep)
+                text, part = turn_loss(self.model, packed, state, self.packer.digits)
             dense = dense_loss(self.heads, hidden.float(), tokens.float(), batch.findings, batch.grid)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        (text + dense_weight * dense).backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        (text + dense_weight * dense).backward()
+        self._agree()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.peak, self.start, self.end, self.now)
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimiser.step()
-        self.step, self.samples = self.step + 1, self.samples + len(batch.findings)
+        self.step, self.samples = self.step + 1, self.samples + len(batch.findings) * self.world * (talk >= 0)
+        self.vision_samples += len(batch.findings) * self.world * (talk < 0)
         if self.step % 4 == 0:
             keep = min(0.994, (1 + self.step / 4) / (10 + self.step / 4))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - keep)
@@ -91,36 +122,57 @@ def rate_at(peak: float, start: float, end: float, now: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * share)) * min(1.0, (now - start) / 60 + 0.02)
 
 
-def train(work: Path, end: float, seed: int = 1, peak: float = 8e-4, talk: float = 0.5) -> None:
-    """Trains until `end` (Unix seconds); resumes from work/joint.pt where there is one."""
+def workers_wanted(work: Path, otherwise: int) -> int:
+    """The number in the control file beside the work folder: how many processes, one thread each, may train."""
+    try:
+        return max(1, min(2, int((work.parent / "train.threads").read_text())))
+    except (OSError, ValueError):
+        return otherwise
+
+
+def train(work: Path, end: float, rank: int = 0, world: int = 1, seed: int = 1) -> bool:
+    """Trains until `end` (Unix seconds), resuming from work/joint.pt. True: stopped to change the process count."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    trainer = Trainer(work, seed)
-    feed = Feed(work / "pool", seed + trainer.step)
+    if world > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{work}/rendezvous", rank=rank, world_size=world)
+    trainer = Trainer(work, seed, world)
+    trainer.end = end
+    feed = Feed(work / "pool", 1000 * seed + trainer.step * 2 + rank)
+    trainer.packer = Packer(trainer.tokenizer, 1000 * seed + trainer.step * 2 + rank)
     plan = work / "joint.start"
-    if trainer.step == 0:
+    if trainer.step == 0 and rank == 0:
         plan.write_text(str(time.time()))
-    start = float(plan.read_text())
+    while not plan.exists():
+        time.sleep(0.1)
+    trainer.start = float(plan.read_text())
+    _loop(trainer, feed, rank)
+    if rank == 0:
+        facts = {"samples": trainer.samples, "steps": trainer.step, "seconds": round(trainer.seconds), "seed": seed,
+                 "vision_samples": trainer.vision_samples, "generated": feed.fresh}  # fmt: skip
+        (work / "facts.json").write_text(json.dumps(facts))
+    return trainer.change and trainer.now < end
+
+
+def _loop(trainer: Trainer, feed: Feed, rank: int) -> None:
     saved = begun = time.time()
-    mean = [0.0, 0.0, 0.0]
-    done = trainer.samples
-    while (now := time.time()) < end:
-        if trainer.step % 50 == 0:
-            read_threads(work.parent / "train.threads")
-        dense_weight = 0.2 if now - start < 900 else 0.1
-        losses = trainer.update(feed.next(BATCH), rate_at(peak, start, end, now), talk, dense_weight)
-        mean = [0.98 * m + 0.02 * v if trainer.step > 1 and m else v for m, v in zip(mean, losses, strict=True)]
-        if trainer.step % 50 == 0:
-            speed = (trainer.samples - done) / (time.time() - begun)
+    mean, done = [0.0, 0.0, 0.0], trainer.samples
+    while trainer.now < trainer.end and not trainer.change:
+        dense_weight = 0.2 if trainer.now - trainer.start < 3000 else 0.1
+        early = trainer.now - trainer.start < VISION_FIRST_S and trainer.step % 2 == 0
+        losses = trainer.update(feed.next(2 * BATCH if early else BATCH), -1.0 if early else TALK, dense_weight)
+        mean = [0.98 * m + 0.02 * v if m and v else m or v for m, v in zip(mean, losses, strict=True)]
+        now = time.time()
+        if rank == 0 and trainer.step % 50 == 0:
             print(
-                f"{time.strftime('%H:%M:%S', time.gmtime())} step {trainer.step} text {mean[0]:.3f} label {mean[1]:.3f} "
-                f"dense {mean[2]:.3f} {speed:.1f}/s samples {trainer.samples} fresh {feed.fresh}", flush=True,
+                f"{time.strftime('%H:%M:%S', time.gmtime())} step {trainer.step} text {mean[0]:.3f} "
+                f"label {mean[1]:.3f} "
+                f"dense {mean[2]:.3f} {(trainer.samples - done) / (now - begun):.1f}/s samples {trainer.samples} "
+                f"vision {trainer.vision_samples} fresh {feed.fresh}", flush=True,
             )  # fmt: skip
-        if now - saved > SAVE_EVERY_S:
+        if rank == 0 and now - saved > SAVE_EVERY_S:
             trainer.seconds, saved = trainer.seconds + now - saved, now
             trainer.save()
     trainer.seconds += time.time() - saved
-    trainer.save()
-    facts = {"samples": trainer.samples, "steps": trainer.step, "seconds": round(trainer.seconds), "seed": seed,
-             "vision_samples": trainer.vision_samples, "generated": feed.fresh}  # fmt: skip
-    (work / "facts.json").write_text(json.dumps(facts))
+    if rank == 0:
+        trainer.save()

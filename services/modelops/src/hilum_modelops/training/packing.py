@@ -1,5 +1,8 @@
 """Several turns about one image in one sequence: they share the image and see nothing of each other."""
 
+# torch and transformers are absent where the product is checked, so their types are Any there.
+# mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +112,7 @@ class Packer:
             branch += [number] * len(tokens)
             targets += [IGNORE] * (len(asked) - 1) + said
             located = "<box>" in answer or answer == answers.NO_FINDING
-            heavy = [3.0 if located and token in self.heads or token == self.end else 1.0 for token in said]
+            heavy = [3.0 if (located and token in self.heads) or token == self.end else 1.0 for token in said]
             weights += [0.0] * (len(asked) - 1) + [weight * h for h in heavy]
             soft += [(base + at, row) for at, row in self._soft_digits(said)]
         return ids, places, branch, targets, weights, soft

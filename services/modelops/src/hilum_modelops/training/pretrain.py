@@ -1,5 +1,8 @@
 """First stage: the ViT alone learns to find, through the dense heads."""
 
+# torch and transformers are absent where the product is checked, so their types are Any there.
+# mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
+
 import os
 import time
 from collections import defaultdict
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
+from hilum_modelops.generator import Finding
 from hilum_modelops.training import pool
 from hilum_modelops.training.architecture import VISION
 from hilum_modelops.training.dense import DenseHeads, dense_loss, dense_recall
@@ -32,7 +36,7 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     os.replace(path.with_suffix(".part"), path)
 
 
-def validation(count: int) -> list[tuple[tuple[int, int], Any, tuple[pool.Finding, ...]]]:
+def validation(count: int) -> list[tuple[tuple[int, int], Any, tuple[Finding, ...]]]:
     """Validation samples: never trained on, not the 500 of the evaluation."""
     return [pool.sample(pool.VALIDATION_SEED + i) for i in range(count)]
 
@@ -81,15 +85,20 @@ def pretrain(work: Path, until: float, seed: int = 1, rate: float = 8e-4) -> Non
             hidden, tokens, _ = encode(visual, patches(batch.pixels), batch.grid)
             loss = dense_loss(heads, hidden.float(), tokens.float(), batch.findings, batch.grid)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         total, mean = total + BATCH, loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
         if step % 50 == 0:
             rate_now = total / (time.time() - start)
-            print(f"{time.time() - start:6.0f}s step {step} loss {mean:.3f} {rate_now:.1f}/s fresh {feed.fresh}", flush=True)
+            print(
+                f"{time.time() - start:6.0f}s step {step} loss {mean:.3f} {rate_now:.1f}/s fresh {feed.fresh}",
+                flush=True,
+            )
         if time.time() - saved > 60:
             saved = time.time()
-            save_atomically({"visual": visual.state_dict(), "heads": heads.state_dict(), "samples": total}, work / "vision.pt")
+            save_atomically(
+                {"visual": visual.state_dict(), "heads": heads.state_dict(), "samples": total}, work / "vision.pt"
+            )
             print(score(visual, heads, samples), flush=True)
     save_atomically({"visual": visual.state_dict(), "heads": heads.state_dict(), "samples": total}, work / "vision.pt")

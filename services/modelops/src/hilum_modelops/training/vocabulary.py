@@ -54,11 +54,12 @@ CHAT_TEMPLATE = """\
 {%- endif %}
 """
 ENGLISH = """What is shown in this image? Please describe the picture. How old is the patient? Is it a man or a woman?
-Where are the lungs? Are there any lines, tubes or devices? Is the trachea in the middle? Can you see the diaphragm on both
-sides? Was this image taken lying down or standing? Is the quality of this radiograph good enough to read? Compare the left
-lung with the right lung. Does the patient need a follow-up examination or a CT scan? Which finding is the most urgent?
-Should a radiologist look at this study first? Explain the answer in simple words. Summarize the findings for the doctor.
-user assistant system You are a helpful medical assistant. Give a short answer. yes no left right upper middle lower
+Where are the lungs? Are there any lines, tubes or devices? Is the trachea in the middle? Can you see the
+diaphragm on both sides? Was this image taken lying down or standing? Is the quality of this radiograph
+good enough to read? Compare the left lung with the right lung. Does the patient need a follow-up
+examination or a CT scan? Which finding is the most urgent? Should a radiologist look at this study
+first? Explain the answer in simple words. Summarize the findings for the doctor. user assistant system
+You are a helpful medical assistant. Give a short answer. yes no left right upper middle lower
 """
 
 

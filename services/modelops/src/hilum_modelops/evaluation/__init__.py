@@ -1,0 +1,1 @@
+"""Measures MedMO-Nano on generated radiographs that it never saw, through the runtime that Hilum ships."""
