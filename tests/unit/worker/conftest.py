@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
@@ -18,9 +17,6 @@ from hilum.adapters.sql.tables import metadata
 from hilum.domain.identity import derive_uid, digest_of
 from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task, TaskKind
 from hilum.testing.dicom_files import chest_image, write
-
-settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy machine")
 
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 
