@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import database_path, open_database
@@ -53,19 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     port: int = bound.getsockname()[1]
     engine = open_database(database_path(settings.data))
     pictures = Pictures(FolderInstances(settings.data / "spool"))
-    app = create(settings, engine, pictures, SystemClock())
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=_DRAIN_S,
-        )
-    )
+    server = _server(create(settings, engine, pictures, SystemClock()))
     threading.Thread(target=_stop_server, args=(stop, server), name="stop-watch", daemon=True).start()
     port_file = settings.data / "run" / "console.port"
     _write(port_file, f"{port}\n")
@@ -91,6 +80,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not 0 <= options.port <= 65535:
         parser.error(f"--port {options.port}: a port is 0 to 65535")
     return options
+
+
+def _server(app: ASGIApp) -> _Server:
+    """Quiet about requests: their paths hold study UIDs."""
+    return _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+    )
 
 
 def _bind(port: int) -> socket.socket:

@@ -131,44 +131,40 @@ class SeededStudy:
             path.write_bytes(content)
         rows, columns = pixels.shape[-2:]
         frames = pixels.shape[0] if pixels.ndim == 3 else 1
+        kind = str(DigitalXRayImageStorageForPresentation)
+        image = ImageReference(series_uid, sop_uid, kind, uri, (frames + 1) // 2, frames, rows, columns)
+        self.images.append(image)
+        self._index(image, digest, len(content), view, self.at(seconds))
+        return sop_uid
+
+    def _index(self, image: ImageReference, digest: str, size: int, view: str, received_at: datetime) -> None:
+        number = len(self.images)
         if number == 1:
             self._add(
                 tables.series,
-                series_instance_uid=series_uid,
+                series_instance_uid=image.series_instance_uid,
                 modality=self.modality,
                 body_part="CHEST",
                 description="Chest",
             )
         self._add(
             tables.instances,
-            sop_instance_uid=sop_uid,
-            series_instance_uid=series_uid,
-            sop_class_uid=str(DigitalXRayImageStorageForPresentation),
+            sop_instance_uid=image.sop_instance_uid,
+            series_instance_uid=image.series_instance_uid,
+            sop_class_uid=image.sop_class_uid,
             transfer_syntax_uid=str(ExplicitVRLittleEndian),
-            uri=uri,
+            uri=image.uri,
             sha256=digest,
-            size_bytes=len(content),
-            rows=rows,
-            columns=columns,
-            frames=frames,
+            size_bytes=size,
+            rows=image.rows,
+            columns=image.columns,
+            frames=image.frames,
             instance_number=number,
             view_position=view,
             photometric="MONOCHROME2",
             presentation_intent="FOR PRESENTATION",
-            received_at=self.at(seconds),
+            received_at=received_at,
         )
-        reference = ImageReference(
-            series_uid,
-            sop_uid,
-            str(DigitalXRayImageStorageForPresentation),
-            uri,
-            (frames + 1) // 2,
-            frames,
-            rows,
-            columns,
-        )
-        self.images.append(reference)
-        return sop_uid
 
     def complete(self, revision: int = 1, *, seconds: float = 5.0) -> None:
         """The revision is complete at `seconds`; its last image came 5 s before."""
