@@ -6,16 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
-import hl7
 import httpx
 import pydicom
 import pytest
@@ -38,6 +35,7 @@ from hilum.runtime.config import parse
 from hilum.runtime.logs import Log
 from hilum.testing import results as samples
 from hilum.testing.external import Process, answers, free_port, need, wait_until
+from hilum.testing.receivers import Receiver, http_receivers, mllp_receivers
 from hilum_results.encode import ENCODERS
 from hilum_results.encode.warm import warm_up
 from hilum_results.settings import Settings
@@ -116,7 +114,7 @@ class Site:
     def process(self, config: str) -> Process:
         path = self.folder / "hilum.toml"
         path.write_text(COMMON + config)
-        command = [sys.executable, "-m", "hilum_results", "--data", self.folder, "--config", path]
+        command: list[str | Path] = [sys.executable, "-m", "hilum_results", "--data", self.folder, "--config", path]
         log = self.folder / "results.log"
         before = log.read_text().count("results ready") if log.exists() else 0
         started = Process(command, log=log)
@@ -133,7 +131,8 @@ class Site:
         wait_until(lambda: self.state(destination) == state, what=f"{destination} to be {state}")
 
     def content(self, format_: str) -> bytes:
-        return next(r.content for r in self.rows(tables.encodings) if r.format == format_)
+        content: bytes = next(r.content for r in self.rows(tables.encodings) if r.format == format_)
+        return content
 
 
 @pytest.fixture
@@ -165,107 +164,31 @@ def fhir_to(port: int) -> str:
     return f'[[destinations]]\nname = "fhir"\nkind = "fhir"\nurl = "http://127.0.0.1:{port}/fhir"\nsimulation = true\n'
 
 
-# --- receivers --------------------------------------------------------------------------------------------------------
-
-
 def storescp(folder: Path, port: int) -> Process:
     folder.mkdir(exist_ok=True)
     program = need("storescp", install="dcmtk")
-    command = [program, "--aetitle", "PACS", "--output-directory", folder, "--bit-preserving", str(port)]
+    command: list[str | Path] = [
+        program,
+        "--aetitle",
+        "PACS",
+        "--output-directory",
+        folder,
+        "--bit-preserving",
+        str(port),
+    ]
     return Process(command, log=folder.parent / "storescp.log").wait_until(lambda: answers(port))
-
-
-@dataclass
-class Scripted:
-    """What a receiver got, and what it answers to each in turn; the last answer repeats."""
-
-    replies: list[Any]
-    got: list[bytes] = field(default_factory=list)
-
-    def take(self, content: bytes) -> Any:
-        self.got.append(content)
-        return self.replies[min(len(self.got), len(self.replies)) - 1]
-
-
-@dataclass
-class Listening:
-    port: int
-    script: Scripted
-
-
-Receiver = Callable[[list[Any]], Listening]
 
 
 @pytest.fixture
 def http_receiver() -> Iterator[Receiver]:
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(replies: list[Any]) -> Listening:
-        script = Scripted(replies)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                status, body = script.take(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                return
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return Listening(server.server_port, script)
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with http_receivers() as start:
+        yield start
 
 
 @pytest.fixture
 def mllp_receiver() -> Iterator[Receiver]:
-    """Replies are MSA-1 codes; `late` answers another message first, None closes without an answer."""
-    servers: list[ThreadingTCPServer] = []
-
-    def start(replies: list[Any]) -> Listening:
-        script = Scripted(replies)
-
-        class Handler(BaseRequestHandler):
-            def handle(self) -> None:
-                data = b""
-                while not data.endswith(b"\x1c\r"):
-                    received = self.request.recv(65536)
-                    if not received:
-                        return
-                    data += received
-                message = data[1:-2]
-                code = script.take(message)
-                control = str(hl7.parse(message.decode()).segment("MSH")[10])
-                if code == "late":
-                    self.request.sendall(ack("AE", "some-other-message"))
-                    code = "AA"
-                if code is not None:
-                    self.request.sendall(ack(code, control))
-
-        server = ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return Listening(server.server_address[1], script)
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def ack(code: str, control: str) -> bytes:
-    return f"\x0bMSH|^~\\&|RIS||HILUM||2026||ACK|1|P|2.5.1\rMSA|{code}|{control}|said so\r\x1c\r".encode()
-
-
-# --- tests ------------------------------------------------------------------------------------------------------------
+    with mllp_receivers() as start:
+        yield start
 
 
 def test_a_result_is_stored_encoded_and_delivered_to_pacs_fhir_server_and_ris(
@@ -540,7 +463,15 @@ def test_a_peer_that_takes_no_sr_parks_the_delivery_with_the_reason(site: Site) 
         "[[PresentationContexts]]\n[CT]\nPresentationContext1 = CTImageStorage\\Any\n"
         "[[Profiles]]\n[Default]\nPresentationContexts = CT\n"
     )
-    command = [program, "--config-file", profile, "Default", "--output-directory", site.folder, str(port)]
+    command: list[str | Path] = [
+        program,
+        "--config-file",
+        profile,
+        "Default",
+        "--output-directory",
+        site.folder,
+        str(port),
+    ]
     with (
         Process(command, log=site.folder / "storescp.log").wait_until(lambda: answers(port)),
         site.running(dicom(port)),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.data import get_charset_files, get_testdata_file
+from pydicom.uid import UID
 
 from hilum.adapters.dicom.header import read_header
 from hilum.domain.findings import Answer, Dropped, Finding
@@ -32,7 +33,7 @@ def source(name: str) -> Path:
 
 def as_dx(path: Path, folder: Path) -> Path:
     dataset = pydicom.dcmread(path)
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = samples.DX
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID(samples.DX)
     dataset.Modality = "DX"
     written = folder / "dx.dcm"
     dataset.save_as(written)
@@ -49,12 +50,13 @@ def validators() -> None:
 
 def validate(report: Path, *, of: Path | None = None) -> None:
     command = [SR_VALIDATE, *(("--source", of) if of else ()), report]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for tool in ("dciodvfy", "dsrdump", "DicomSRValidator"):
         assert f"{tool} ok" in done.stdout.replace(": ", " ")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("validators")
 @pytest.mark.parametrize(
     ("name", "labels"),
@@ -94,6 +96,7 @@ def test_the_sr_of_a_real_image_passes_every_validator(name: str, labels: tuple[
     validate(report, of=path)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("validators")
 def test_labels_without_a_region_alone_pass_every_validator(tmp_path: Path) -> None:
     of = samples.findings([], images=[samples.image(1)], report="Text.", ungrounded=["Nodule", "Something new"])
@@ -102,6 +105,7 @@ def test_labels_without_a_region_alone_pass_every_validator(tmp_path: Path) -> N
     validate(report)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("validators")
 def test_a_report_with_everything_in_it_passes_every_validator(tmp_path: Path) -> None:
     one = samples.image(1)

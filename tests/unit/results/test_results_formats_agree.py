@@ -7,7 +7,7 @@ from hilum.domain.findings import Answer, Dropped, Finding, Findings
 from hilum.domain.geometry import PixelBox
 from hilum.domain.identity import Patient, derive_uid
 from hilum.domain.inference import ImageReference
-from hilum.domain.results import Result
+from hilum.domain.results import Format, Result
 from hilum.domain.study import StudyHeader
 from hilum.testing import results as samples
 from hilum_results.encode import encode_all, fhir, oru, sr
@@ -78,9 +78,9 @@ def results(draw: st.DrawFn) -> Result:
 def test_all_three_formats_say_the_canonical_findings_and_repeat_byte_for_byte(result: Result) -> None:
     expected = canonical(result)
     encoded = encode_all(result)
-    assert sr.decode(encoded["sr"]) == expected
-    assert fhir.decode(encoded["fhir"]) == expected
-    assert oru.decode(encoded["oru"]) == expected
+    assert sr.decode(encoded[Format.SR]) == expected
+    assert fhir.decode(encoded[Format.FHIR]) == expected
+    assert oru.decode(encoded[Format.ORU]) == expected
     assert encode_all(result) == encoded
 
 

@@ -17,7 +17,7 @@ from hilum.adapters.sql import tables
 from hilum.adapters.sql.database import open_database, transaction
 from hilum.domain.errors import Reject
 from hilum.domain.identity import study_key
-from hilum.domain.results import AiState, Format, Result
+from hilum.domain.results import AiState, Ended, Format, Result
 from hilum.runtime.config import Site, parse
 from hilum.testing import results as samples
 from hilum_results.encode import ENCODERS
@@ -200,9 +200,9 @@ def test_a_result_takes_the_place_of_failed_and_of_nothing_else(engine: Engine) 
     study = samples.HEADER.study_instance_uid
     for revision, state, left in ((1, AiState.FAILED, "positive"), (2, AiState.TOO_LATE, "too_late")):
         with transaction(engine) as connection:
-            assert intake.end(connection, intake.Ended(study, revision, state, "reason", NOW))
+            assert intake.end(connection, Ended(study, revision, state, "reason", NOW))
             take(connection, revision=revision)
-            assert not intake.end(connection, intake.Ended(study, revision, AiState.FAILED, "again", NOW))
+            assert not intake.end(connection, Ended(study, revision, AiState.FAILED, "again", NOW))
         assert {r.revision: r.state for r in rows(engine, tables.outcomes)}[revision] == left
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import hl7
+import hl7  # type: ignore[import-untyped]
 import pytest
-from hl7apy.consts import VALIDATION_LEVEL
-from hl7apy.parser import parse_message
+from hl7apy.consts import VALIDATION_LEVEL  # type: ignore[import-untyped]
+from hl7apy.parser import parse_message  # type: ignore[import-untyped]
 
 from hilum.domain.findings import Answer
 from hilum.domain.identity import Patient

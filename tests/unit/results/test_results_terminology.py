@@ -5,10 +5,11 @@ from pydicom.sr._concepts_dict import concepts
 
 from hilum_results.encode import terminology as terms
 
+CONCEPTS: dict[str, dict[str, dict[str, tuple[str, list[int]]]]] = concepts  # type: ignore[assignment]
 STANDARD = {
     (scheme, value): meaning
     for scheme in ("SCT", "DCM")
-    for keyword in concepts[scheme].values()
+    for keyword in CONCEPTS[scheme].values()
     for value, (meaning, _) in keyword.items()
 }
 OURS = [c.finding for c in terms.LABELS.values()] + [c.site for c in terms.LABELS.values() if c.site]

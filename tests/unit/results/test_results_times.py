@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pydicom
 import pytest
@@ -16,7 +17,7 @@ from hilum_results.encode.times import study_instant
 BEFORE, AFTER = datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
 
 
-def result_at(moment: datetime, **header: str) -> Result:
+def result_at(moment: datetime, **header: Any) -> Result:
     of = replace(samples.findings([], images=[samples.image()]), produced_at=moment)
     return samples.result(of, created_at=moment, header=replace(samples.HEADER, **header))
 
