@@ -15,7 +15,7 @@ from hilum.ports.clock import Clock
 from hilum.runtime.config import AnyDestination
 from hilum.runtime.logs import Log
 from hilum_results.handlers.deliveries import Parcel, claim, next_due, settle
-from hilum_results.handlers.verdict import Outcome, Verdict, pause
+from hilum_results.handlers.verdict import Outcome, Verdict, pause, retry
 from hilum_results.settings import Settings
 from hilum_results.transport.sender import Sender
 
@@ -82,9 +82,17 @@ class Courier:
             )
         if parcel is None:
             return False
-        verdict = self._sender.send(parcel.content, parcel.identity)
+        verdict = self._send(parcel)
         self._record(parcel, verdict)
         return True
+
+    def _send(self, parcel: Parcel) -> Verdict:
+        try:
+            return self._sender.send(parcel.content, parcel.identity)
+        except Exception as error:
+            # A bug, but of one delivery: ending the process would hold up every other destination, again and again.
+            self._log.error("sending broke", destination=self._destination.name, exc_info=error)
+            return retry(f"Hilum could not send it ({type(error).__name__})")
 
     def _record(self, parcel: Parcel, verdict: Verdict) -> None:
         """The verdict reaches the ledger even when the database is away for a while: the lease is what limits it."""

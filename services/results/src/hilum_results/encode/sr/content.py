@@ -176,6 +176,14 @@ def _concept(code: terms.Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, one_line(code.meaning))
 
 
+def images(result: Result) -> list[ImageReference]:
+    """Every image that the model saw or that a finding is on, once each, in order."""
+    found: dict[str, ImageReference] = {}
+    for image in (*result.findings.images, *(finding.image for finding in result.findings.findings)):
+        found.setdefault(image.sop_instance_uid, image)
+    return list(found.values())
+
+
 def evidence(result: Result) -> list[Dataset]:
     """One dataset per source image with the attributes that the report takes over: identifiers, patient, study.
 
@@ -183,11 +191,7 @@ def evidence(result: Result) -> list[Dataset]:
     longer be read stops no report.
     """
     datasets = []
-    seen: set[str] = set()
-    for image in result.findings.images:
-        if image.sop_instance_uid in seen:
-            continue
-        seen.add(image.sop_instance_uid)
+    for image in images(result):
         item = Dataset()
         item.SpecificCharacterSet = "ISO_IR 192"
         item.StudyInstanceUID = result.header.study_instance_uid

@@ -10,7 +10,7 @@ from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from hilum.domain.identity import derive_uid
 from hilum.domain.results import Result
-from hilum_results.encode.sr.content import evidence, report
+from hilum_results.encode.sr.content import evidence, images, report
 from hilum_results.encode.sr.text import identifier, lines, one_line, person_name
 from hilum_results.encode.times import in_object_zone, offset_text, valid_date, valid_time
 
@@ -94,13 +94,9 @@ def _times(dataset: Dataset, result: Result) -> None:
 def _evidence_of_all_images(dataset: Dataset, result: Result) -> None:
     """Every image that the model saw belongs to the current procedure's evidence (PS3.3 C.17.2.3)."""
     by_series: dict[str, list[Dataset]] = {}
-    seen: set[str] = set()
-    for image in result.findings.images:
-        if image.sop_instance_uid not in seen:
-            seen.add(image.sop_instance_uid)
-            by_series.setdefault(image.series_instance_uid, []).append(
-                _reference(image.sop_class_uid, image.sop_instance_uid)
-            )
+    for image in images(result):
+        reference = _reference(image.sop_class_uid, image.sop_instance_uid)
+        by_series.setdefault(image.series_instance_uid, []).append(reference)
     dataset.CurrentRequestedProcedureEvidenceSequence = Sequence(
         [_study_item(result.header.study_instance_uid, by_series)]
     )
