@@ -12,6 +12,7 @@ from hilum.domain.errors import Busy
 from hilum.domain.identity import derive_uid, study_key
 from hilum.testing.dicom_files import chest_image, write
 from hilum_listener.handlers import assemble
+from hilum_listener.handlers.index import fold
 from hilum_listener.testing import QUIET, START, Listener, encoded_dataset
 
 SHORTLY = timedelta(microseconds=1)
@@ -201,7 +202,7 @@ def test_an_assembler_that_dies_before_its_commit_repeats_and_loses_nothing(
 ) -> None:
     listener.image(name="one")
     listener.image(name="two")
-    real = assemble.fold
+    real = fold
     calls = iter([False, True])
 
     def dies(*arguments: object) -> str:

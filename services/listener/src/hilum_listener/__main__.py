@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if {"assemble", "route"} & set(given.roles):
         places.data.mkdir(parents=True, exist_ok=True)
         roles.update(_database_roles(given.roles, places, site, open_database(database_path(places.data))))
-    return _run(roles, stop)
+    return run_roles(roles, stop)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -108,7 +108,7 @@ def _database_roles(names: list[str], places: Places, site: Site, engine: Engine
     return {name: role for name, role in (("assemble", assemble), ("route", route)) if name in names}
 
 
-def _run(roles: dict[str, Role], stop: threading.Event) -> int:
+def run_roles(roles: dict[str, Role], stop: threading.Event) -> int:
     """Runs each role in a thread until `stop`; the first that fails stops the others."""
     codes: list[int] = []
 

@@ -88,6 +88,7 @@ class Assembler:
             self._positions = {row.journal: row.position for row in rows}
             self._due = next_due(connection, self._quiet_time)
         self._fresh = False
+        _LOG.info("assembling", count=len(self._positions))
 
     def _note_due(self) -> None:
         with reading(self._engine) as connection:
