@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One service: `command` is what follows the Python interpreter; `ready` looks, quickly, whether the process of this id serves."""
+    """One service: `command` follows the Python interpreter; `ready` looks, quickly, whether this process id serves."""
 
     name: str
     command: tuple[str, ...]
