@@ -1,6 +1,7 @@
 """Asks the shipped model about generated radiographs and keeps what it said, one JSON line per image."""
 
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -88,7 +89,7 @@ def answer_all(folder: Path, first_seed: int, count: int, variant: str, talk: bo
         yield from map(_task, tasks)
         return
     _model.cache_clear()
-    with ProcessPoolExecutor(workers) as processes:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:  # sessions don't survive fork
         yield from processes.map(_task, tasks, chunksize=4)
 
 

@@ -75,8 +75,8 @@ def decoys(rng: np.random.Generator, anatomy: Anatomy, frame: Frame) -> Plane:
     for side in (-1, 1):
         tilt = rng.uniform(-0.10, 0.02)
         t = np.linspace(0, 1, 14)
-        y = anatomy.apex + 0.15 + tilt * t - 0.05 * np.sin(t * np.pi * 1.6)
-        line = np.stack([side * (0.06 + 0.62 * t), y], axis=1)
+        height = anatomy.apex + 0.15 + tilt * t - 0.05 * np.sin(t * np.pi * 1.6)
+        line = np.stack([side * (0.06 + 0.62 * t), height], axis=1)
         ink.stroke(line, 0.058, 105)
         ink.stroke(line, 0.034, 80)
     bones = ink.plane(0.008)

@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from hilum_modelops.training.kernels import attention, rms_norm
 from hilum_modelops.training.packing import IGNORE, Packed
 
-IMAGE_START = 4
-"""`<|im_start|>`, `user`, newline and `<|vision_start|>` come before the image."""
-
 
 def _rope(language: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     cos, sin = language.rotary_emb(torch.zeros(1, dtype=torch.float32), positions)
@@ -27,7 +24,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 def decode(language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch.Tensor]) -> torch.Tensor:
     """Image tokens (B, T, 256) and DeepStack features to the last hidden state (B, L, 256)."""
-    image = slice(IMAGE_START, IMAGE_START + tokens.shape[1])
+    image = slice(packed.prefix - 1 - tokens.shape[1], packed.prefix - 1)  # only `<|vision_end|>` follows it
     x = language.embed_tokens(packed.ids)
     x = torch.cat([x[:, : image.start], tokens.to(x.dtype), x[:, image.stop :]], dim=1)
     batch, length, _ = x.shape

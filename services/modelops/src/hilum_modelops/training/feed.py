@@ -95,9 +95,7 @@ class Feed:
             moved.append(replace(item, box=(float(box[0]), float(box[1]), float(box[2]), float(box[3]))))
         return np.asarray(image), tuple(moved)
 
-    def _splinter(
-        self, pixels: npt.NDArray[np.uint8], findings: tuple[Finding, ...]
-    ) -> npt.NDArray[np.uint8]:
+    def _splinter(self, pixels: npt.NDArray[np.uint8], findings: tuple[Finding, ...]) -> npt.NDArray[np.uint8]:
         """Draws other splinters into each fracture than those that are there."""
         boxes = [f.box for f in findings if f.label == FRACTURE] if self.splinters else []
         if not boxes:
