@@ -165,20 +165,7 @@ def _fold_study(connection: Connection, arrival: Arrival, header: Header) -> Non
     ).one_or_none()
     received_at = arrival.entry.received_at
     if study is None:
-        connection.execute(
-            sa.insert(studies).values(
-                study_instance_uid=header.study_instance_uid,
-                study_key=study_key(header.study_instance_uid),
-                revision=0,
-                receiving=True,
-                first_received_at=received_at,
-                last_received_at=received_at,
-                modalities="",
-                conflict="",
-                calling_ae=arrival.entry.calling_ae[:16],
-                **_described(header),
-            )
-        )
+        _open_study(connection, arrival.entry, header)
         return
     has_image = _has_image(connection, header.study_instance_uid)
     changes: dict[str, Any] = {}
@@ -201,6 +188,23 @@ def _fold_study(connection: Connection, arrival: Arrival, header: Header) -> Non
         connection.execute(
             sa.update(studies).where(studies.c.study_instance_uid == header.study_instance_uid).values(**changes)
         )
+
+
+def _open_study(connection: Connection, entry: InstanceReceived, header: Header) -> None:
+    connection.execute(
+        sa.insert(studies).values(
+            study_instance_uid=header.study_instance_uid,
+            study_key=study_key(header.study_instance_uid),
+            revision=0,
+            receiving=True,
+            first_received_at=entry.received_at,
+            last_received_at=entry.received_at,
+            modalities="",
+            conflict="",
+            calling_ae=entry.calling_ae[:16],
+            **_described(header),
+        )
+    )
 
 
 def _described(header: Header) -> dict[str, Any]:
