@@ -2,20 +2,32 @@
 
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
-from types import FrameType
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set. Loops watch it and drain."""
+    """An event that SIGTERM and SIGINT set. Loops watch it and drain. To be called by the main thread.
+
+    The handler itself does nothing: a Python handler runs in the main thread, which may just then hold the event's
+    own lock (setting it would wait for ever) or sit in a lock that another thread's signal doesn't interrupt. The
+    interpreter writes the signal's number to a pipe at once, whatever the main thread does, and a thread reads it.
+    """
     stop = threading.Event()
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
+    signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
+    def watch() -> None:
+        with sending:  # keeps it open: the interpreter has its number only
+            while True:
+                if not {signal.SIGTERM, signal.SIGINT}.isdisjoint(receiving.recv(64)):
+                    stop.set()
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
     return stop
 
 
