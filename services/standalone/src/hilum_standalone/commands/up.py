@@ -42,12 +42,12 @@ def up(data: Path, dicom_port: int, http_port: int, config: Path | None, demo: b
     with locked(data) as lock:
         base = config.absolute().parent if config else Path.cwd()
         plan = make_plan(data, site, base=base, dicom_port=dicom_port, http_port=http_port, demo=demo)
-        _migrate(data)
+        migrate_to_head(data)
         code = _run(plan, lock, exit_when_done)
     raise click.exceptions.Exit(code)
 
 
-def _migrate(data: Path) -> None:
+def migrate_to_head(data: Path) -> None:
     from alembic.util.exc import CommandError
     from sqlalchemy.exc import DatabaseError
 

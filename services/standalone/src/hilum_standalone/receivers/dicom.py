@@ -1,18 +1,21 @@
-"""A storage SCP that takes any storage class and keeps the objects as DICOM files."""
+"""A storage SCP for every storage class, radiographs compressed as well; it keeps the objects as DICOM files."""
 
-from pynetdicom import AE, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from hilum_standalone.receivers.kept import Kept
 
 AE_TITLE = "DEMO_PACS"
-_SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+_COMPRESSED = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5")
+_RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1")
+# pynetdicom copies every context and syntax for each association, which costs more than all the rest of it, so the
+# receiver offers no more than it needs.
 _SUCCESS, _CANNOT_UNDERSTAND = 0x0000, 0xC000
 
 
 def serve(kept: Kept, *, host: str, port: int) -> ThreadedAssociationServer:
     """Starts the SCP on its own threads."""
-    from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 
     def store(event: evt.Event) -> int:
         try:
@@ -27,7 +30,8 @@ def serve(kept: Kept, *, host: str, port: int) -> ThreadedAssociationServer:
     entity.add_supported_context("1.2.840.10008.1.1")  # Verification
     for context in AllStoragePresentationContexts:
         assert context.abstract_syntax is not None
-        entity.add_supported_context(context.abstract_syntax, [*_SYNTAXES, *ALL_TRANSFER_SYNTAXES])
+        compressed = _COMPRESSED if context.abstract_syntax in _RADIOGRAPHS else ()
+        entity.add_supported_context(context.abstract_syntax, [*_UNCOMPRESSED, *compressed])
     server = entity.start_server((host, port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
     assert server is not None
     return server
