@@ -264,3 +264,16 @@ def test_a_courier_sleeps_to_the_next_due_time_and_not_for_ever() -> None:
     assert sleep_s(NOW + timedelta(seconds=2), NOW) == 2
     assert sleep_s(NOW + timedelta(hours=2), NOW) == sleep_s(None, NOW) == 5
     assert sleep_s(NOW - timedelta(seconds=2), NOW) > 0
+
+
+def test_a_result_whose_images_name_different_patients_is_parked_and_never_sent(engine: Engine) -> None:
+    with transaction(engine) as connection:
+        connection.execute(
+            sa.update(tables.studies).values(conflict="objects of this study name different patient ids")
+        )
+        take(connection)
+    assert {r.state for r in rows(engine)} == {"parked"}
+    assert rows(engine)[0].reason == (
+        "not sent, a person must decide: objects of this study name different patient ids"
+    )
+    assert claim(engine, seconds=3600) is None

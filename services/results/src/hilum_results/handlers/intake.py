@@ -166,6 +166,7 @@ def _plan_deliveries(
     connection: Connection, prepared: Prepared, settings: Settings, *, outdated_by: int, now: datetime
 ) -> None:
     result = prepared.result
+    conflict = _conflict(connection, result.findings.study_instance_uid)
     for destination in settings.destinations:
         format_ = format_of(destination)
         state, reason = DeliveryState.QUEUED, ""
@@ -175,6 +176,8 @@ def _plan_deliveries(
             state, reason = DeliveryState.PARKED, prepared.failures[format_]
         elif outdated_by:
             state, reason = DeliveryState.SUPERSEDED, superseded_by(outdated_by)
+        elif conflict:  # under which patient would it arrive? A person must say
+            state, reason = DeliveryState.PARKED, f"not sent, a person must decide: {conflict}"
         connection.execute(
             upsert(deliveries)
             .values(
@@ -222,6 +225,12 @@ def _header(connection: Connection, study_instance_uid: str) -> StudyHeader:
     patient = {f.name: str(stored.get("patient", {}).get(f.name, "")) for f in fields(Patient)}
     values = {name: str(stored.get(name, "")) for name in known}
     return StudyHeader(study_instance_uid=study_instance_uid, patient=Patient(**patient), **values)
+
+
+def _conflict(connection: Connection, study_instance_uid: str) -> str:
+    """Why the identities in the study's images disagree, or empty."""
+    query = sa.select(studies.c.conflict).where(studies.c.study_instance_uid == study_instance_uid)
+    return connection.execute(query).scalar() or ""
 
 
 def _predecessor(connection: Connection, findings: Findings) -> str:

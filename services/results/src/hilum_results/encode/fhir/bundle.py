@@ -179,7 +179,7 @@ def _report(result: Result, result_urls: list[str]) -> Json:
 
 def _summary(result: Result) -> list[str]:
     findings = result.findings
-    said = f"{clean(findings.model.disclaimer)} Made by AI; no person has verified it."
+    said = f"{clean(findings.model.disclaimer).rstrip('.')}. Made by AI; no person has verified it."
     return [f"AI result {result.state}: {clean(describe(findings))}.", said]
 
 

@@ -32,7 +32,7 @@ def encode(result: Result, *, application: str = "", facility: str = "") -> byte
         _pid(result),
         _segment("ORC", "RE", escape(result.header.placer_order_number), escape(result.header.filler_order_number)),
         _obr(result),
-        _segment("NTE", "1", "L", f"{escape(result.findings.model.disclaimer)} Made by AI; not verified."),
+        _segment("NTE", "1", "L", f"{escape(result.findings.model.disclaimer.rstrip('.'))}. Made by AI; not verified."),
     ]
     when = hl7_time(in_site_zone(result.findings.produced_at, result))
     rows = _observations(result)

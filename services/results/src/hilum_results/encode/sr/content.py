@@ -157,7 +157,7 @@ def _evaluations(result: Result) -> hd.sr.ContainerContentItem:
 def _texts(result: Result) -> Sequence[tuple[terms.Code, str]]:
     findings = result.findings
     written = [
-        (terms.COMMENT, f"{findings.model.disclaimer} Made by AI; no person has verified it."),
+        (terms.COMMENT, f"{findings.model.disclaimer.rstrip('.')}. Made by AI; no person has verified it."),
         (terms.COMMENT, f"AI result {result.state}: {describe(findings)}"),
     ]
     if findings.report:
