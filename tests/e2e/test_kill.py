@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hilum.adapters.sql.database import database_path, open_database, reading
 from hilum.adapters.sql.tables import encodings, jobs, outcomes
 from hilum.domain.results import AiState, DeliveryState
-from hilum.testing.external import Process, answers, free_port, wait_until
+from hilum.testing.external import Process, free_port, wait_until
 from hilum_modelops.generator import render
 from hilum_standalone.samples import Image, Order, write
 from hilum_standalone.sender import Item, Outcome, SendError, Target, inspect, send
@@ -66,7 +66,7 @@ def receivers(tmp_path: Path) -> Iterator[Path]:
         f'host = "127.0.0.1"\nport = {ports["hl7"]}\ntimeout_s = 10\n'
     )
     with Process([str(part) for part in command], log=tmp_path / "receivers.log") as process:
-        process.wait_until(lambda: all(answers(port) for port in ports.values()))
+        process.wait_until(lambda: (tmp_path / "theirs" / "run" / "receivers.ready").exists())
         yield config
 
 

@@ -30,7 +30,7 @@ from hilum.runtime.config import Listener, Site
 from hilum_modelops.generator import render
 from hilum_standalone.commands.up import migrate_to_head
 from hilum_standalone.folder import create, locked
-from hilum_standalone.plan import DEMO_CALLING_AE, DEMO_DESTINATIONS, LOOPBACK, Plan, make_plan, programs
+from hilum_standalone.plan import DEMO_CALLING_AE, DEMO_DESTINATIONS, Plan, dicom_host, make_plan, programs
 from hilum_standalone.samples import Image, Order, write
 from hilum_standalone.sender import Item, Outcome, Target, inspect, send
 from hilum_standalone.supervisor import Supervisor
@@ -115,7 +115,7 @@ class Bench:
             responded.append(datetime.now(UTC))
 
         items = [item for item in map(inspect, files) if isinstance(item, Item)]
-        target = Target(self._plan.site.ae_title, LOOPBACK, self._plan.dicom_port)
+        target = Target(self._plan.site.ae_title, dicom_host(self._plan.site), self._plan.dicom_port)
         send(items, target, calling=DEMO_CALLING_AE, done=done)
         shutil.rmtree(files[0].parent)
         revision, sr = self._wait(uid)

@@ -19,7 +19,7 @@ from hilum.domain.errors import Busy
 from hilum.domain.results import AiState, DeliveryState, Format
 from hilum.domain.worklist import Place, reading_order
 from hilum_standalone.commands.studies import findings_text
-from hilum_standalone.plan import DEMO_CALLING_AE, DEMO_DESTINATIONS, LOOPBACK, Plan
+from hilum_standalone.plan import DEMO_CALLING_AE, DEMO_DESTINATIONS, Plan, dicom_host
 from hilum_standalone.samples import SampleStudy, sample_studies
 from hilum_standalone.samples.catalogue import count
 from hilum_standalone.sender import Item, Outcome, SendError, Target, inspect, send
@@ -58,7 +58,7 @@ class DemoRun(threading.Thread):
     def _send(self) -> list[SampleStudy]:
         """Makes and sends one study after the other; new UIDs in every run."""
         plan = self._plan
-        target = Target(plan.site.ae_title, _host(plan), plan.dicom_port)
+        target = Target(plan.site.ae_title, dicom_host(plan.site), plan.dicom_port)
         sent: list[SampleStudy] = []
         with _progress(self._console) as progress:
             bar = progress.add_task("making and sending sample studies", total=count())
@@ -173,11 +173,6 @@ def _table(studies: Sequence[SampleStudy], details: dict[str, StudyDetail | None
         )
         shown.add_row(*(Text(cell) for cell in cells))
     return shown
-
-
-def _host(plan: Plan) -> str:
-    host = plan.site.listener.host
-    return LOOPBACK if host in ("0.0.0.0", "") else host
 
 
 def _progress(console: Console) -> Progress:

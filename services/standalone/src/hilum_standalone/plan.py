@@ -108,15 +108,15 @@ def programs(plan: Plan) -> list[Program]:
     def says(*names: str) -> Callable[[int], bool]:
         return lambda pid: all(_content(run / f"{name}.ready") == str(pid) for name in names)
 
-    def listens(name: str, host: str, port: int) -> bool:
-        return (run / f"{name}.port").exists() and accepts(host, port)
+    def listens(name: str, port: int) -> Callable[[int], bool]:
+        # The file alone: a connection without an association would hold a place at a DICOM port for half a minute.
+        return lambda _pid: _content(run / f"{name}.port").strip() == str(port)
 
-    host = plan.site.listener.host
     found = [
         Program(
             "scp",
             ("-m", "hilum_listener", "scp", *common, "--port", str(plan.dicom_port)),
-            lambda _pid: listens("scp", _reachable(host), plan.dicom_port),
+            listens("scp", plan.dicom_port),
         ),
         Program("assemble-route", ("-m", "hilum_listener", "assemble", "route", *common), says("assemble", "route")),
         Program("worker", ("-m", "hilum_worker", *common), says("worker")),
@@ -124,7 +124,7 @@ def programs(plan: Plan) -> list[Program]:
         Program(
             "console",
             ("-m", "hilum_console", *common, "--port", str(plan.http_port)),
-            lambda _pid: listens("console", LOOPBACK, plan.http_port),
+            listens("console", plan.http_port),
         ),
     ]
     if plan.demo is not None:
@@ -134,10 +134,15 @@ def programs(plan: Plan) -> list[Program]:
             Program(
                 "receivers",
                 ("-m", "hilum_standalone.receivers", "--data", str(plan.data), *ports),
-                lambda _pid: all(accepts(LOOPBACK, port) for port in (demo.dicom, demo.fhir, demo.hl7)),
+                says("receivers"),
             )
         )
     return found
+
+
+def dicom_host(site: Site) -> str:
+    """Where a program on this machine reaches the front door."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(site.listener.host, site.listener.host)
 
 
 def _content(path: Path) -> str:
@@ -145,10 +150,6 @@ def _content(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)
 
 
 def accepts(host: str, port: int, *, timeout_s: float = 0.5) -> bool:

@@ -103,6 +103,8 @@ class Supervisor:
                 child.popen.wait(max(share, 0.05))
         for child in left:
             assert child.popen is not None
+            with suppress(subprocess.TimeoutExpired):
+                child.popen.wait(max(deadline - time.monotonic(), 0.05))
             if child.popen.poll() is None:
                 self._say(f"{child.program.name} did not stop in time and was killed")
                 child.popen.kill()

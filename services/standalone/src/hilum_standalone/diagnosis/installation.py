@@ -7,7 +7,7 @@ from pathlib import Path
 from hilum.runtime.config import AnyDestination, DicomDestination, FhirDestination, Site
 from hilum_standalone.diagnosis.check import Check, note, ok, red
 from hilum_standalone.folder import is_alive, is_running, processes
-from hilum_standalone.plan import DEMO_DESTINATIONS, LOOPBACK, accepts
+from hilum_standalone.plan import DEMO_DESTINATIONS, LOOPBACK, accepts, dicom_host
 
 
 def installation(data: Path, site: Site) -> Iterator[Check]:
@@ -21,7 +21,7 @@ def installation(data: Path, site: Site) -> Iterator[Check]:
         yield red("Data folder", f"{data} can't be written to", f"chown or chmod {data}")
     yield from _database(data, start)
     running = is_running(data)
-    yield from _processes(data, running, start)
+    yield from _processes(data, site, running, start)
     yield from _destinations(site, running)
 
 
@@ -97,7 +97,7 @@ def _stuck(connection: object) -> Iterator[Check]:
         )
 
 
-def _processes(data: Path, running: bool, start: str) -> Iterator[Check]:
+def _processes(data: Path, site: Site, running: bool, start: str) -> Iterator[Check]:
     if not running:
         yield note("Services", "not running", start)
         return
@@ -116,7 +116,7 @@ def _processes(data: Path, running: bool, start: str) -> Iterator[Check]:
         except (OSError, ValueError):
             yield red(what, "no port is known", f"see {data / 'logs' / service}.log")
             continue
-        if accepts(LOOPBACK, port):
+        if _associates(site, port) if service == "scp" else accepts(LOOPBACK, port):
             yield ok(what, f"answers on {LOOPBACK}:{port}")
         else:
             yield red(what, f"nothing answers on {LOOPBACK}:{port}", f"see {data / 'logs' / service}.log")
@@ -145,6 +145,12 @@ def _reach(site: Site, destination: AnyDestination) -> str:
     if isinstance(destination, FhirDestination):
         return _metadata(destination.url)
     return "" if accepts(destination.host, destination.port, timeout_s=3) else "nothing answers"
+
+
+def _associates(site: Site, port: int) -> bool:
+    """True when Hilum's own front door answers an association request, be it by turning a stranger away."""
+    own = DicomDestination(name="own", kind="dicom", ae_title=site.ae_title, host=dicom_host(site), port=port)
+    return _echo(site.ae_title, own) in ("", "rejected the association")
 
 
 def _echo(calling: str, destination: DicomDestination) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
+from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum.runtime.logs import Log, configure
 from hilum_standalone.receivers import dicom, fhir, mllp
 from hilum_standalone.receivers.kept import Kept
@@ -25,6 +25,7 @@ def main() -> None:
     bundles = fhir.serve(Kept(received / "fhir"), received / "fhir-index.json", host=_HOST, port=options.fhir)
     messages = mllp.serve(Kept(received / "hl7"), host=_HOST, port=options.hl7)
     Log("hilum.receivers").info("receiving", port=options.dicom)
+    announce_ready(options.data, "receivers")
     stop.wait()
     store.shutdown()
     bundles.shutdown()

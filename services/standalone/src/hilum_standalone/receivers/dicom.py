@@ -27,6 +27,7 @@ def serve(kept: Kept, *, host: str, port: int) -> ThreadedAssociationServer:
         return _SUCCESS
 
     entity = AE(ae_title=AE_TITLE)
+    entity.maximum_associations = 100
     entity.add_supported_context("1.2.840.10008.1.1")  # Verification
     for context in AllStoragePresentationContexts:
         assert context.abstract_syntax is not None
