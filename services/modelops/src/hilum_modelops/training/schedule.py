@@ -33,6 +33,8 @@ def run(work: Path, minutes: float, seed: int, count: int) -> None:
         vocabulary.train_tokenizer(processor / "tokenizer.json")
         vocabulary.write_processor_files(processor)
     (work.parent / "train.threads").write_text(str(count))
+    (work / "pool").mkdir(exist_ok=True)
+    (work / "pool" / "with-splinters").touch()  # the generator draws them; Feed need not
     context = processes.get_context("spawn")
     first_seed = pool.TRAIN_SEED + 100_000 * seed
     writer = context.Process(
