@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,24 +55,8 @@ class Site:
         self.folder = folder
         self.engine = open_database(database_path(folder))
         migrate(self.engine)
-        now = datetime.now(UTC)
         with transaction(self.engine) as connection:
-            connection.execute(
-                sa.insert(tables.studies).values(
-                    study_instance_uid=samples.HEADER.study_instance_uid,
-                    study_key=study_key(samples.HEADER.study_instance_uid),
-                    revision=1,
-                    receiving=False,
-                    first_received_at=now,
-                    last_received_at=now,
-                    order_priority="routine",
-                    description="Chest",
-                    modalities="DX",
-                    header=asdict(samples.HEADER),
-                    conflict="",
-                    calling_ae="TEST",
-                )
-            )
+            samples.index_study(connection, at=datetime.now(UTC))
 
     def publish(self, of: Findings | Ended) -> None:
         """As the worker does."""

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Engine
 from hilum.adapters.sql import tables
 from hilum.adapters.sql.database import open_database, transaction
 from hilum.domain.errors import Reject
-from hilum.domain.identity import study_key
 from hilum.domain.results import AiState, Ended, Format, Result
 from hilum.runtime.config import Site, parse
 from hilum.testing import results as samples
@@ -59,22 +58,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = open_database(tmp_path / "hilum.db")
     with transaction(engine) as connection:
         tables.metadata.create_all(connection)
-        connection.execute(
-            sa.insert(tables.studies).values(
-                study_instance_uid=samples.HEADER.study_instance_uid,
-                study_key=study_key(samples.HEADER.study_instance_uid),
-                revision=1,
-                receiving=False,
-                first_received_at=NOW,
-                last_received_at=NOW,
-                order_priority="routine",
-                description="",
-                modalities="DX",
-                header=asdict(samples.HEADER),
-                conflict="",
-                calling_ae="X",
-            )
-        )
+        samples.index_study(connection, at=NOW)
     yield engine
     engine.dispose()
 

@@ -1,11 +1,16 @@
 """Results for tests: every field filled, each replaceable."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from hilum.adapters.sql.tables import studies
 from hilum.domain.findings import Answer, Dropped, Finding, Findings
 from hilum.domain.geometry import PixelBox
-from hilum.domain.identity import Patient, derive_uid
+from hilum.domain.identity import Patient, derive_uid, study_key
 from hilum.domain.inference import ImageReference, ModelIdentity, Threshold
 from hilum.domain.results import Result, state_of
 from hilum.domain.study import StudyHeader
@@ -112,4 +117,24 @@ def result(
         institution="Sample Hospital",
         predecessor_sr_uid=predecessor[0],
         predecessor_series_uid=predecessor[1],
+    )
+
+
+def index_study(connection: Connection, *, at: datetime) -> None:
+    """Writes the study of `HEADER` as assemble would: one complete revision, its last image received `at`."""
+    connection.execute(
+        sa.insert(studies).values(
+            study_instance_uid=HEADER.study_instance_uid,
+            study_key=study_key(HEADER.study_instance_uid),
+            revision=1,
+            receiving=False,
+            first_received_at=at,
+            last_received_at=at,
+            order_priority="routine",
+            description="Chest",
+            modalities="DX",
+            header=asdict(HEADER),
+            conflict="",
+            calling_ae="TEST",
+        )
     )
