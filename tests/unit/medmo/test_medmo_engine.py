@@ -27,6 +27,7 @@ from hilum_medmo.config import read_config
 from hilum_medmo.identity import checkpoint_digest
 from hilum_medmo.testing import Geometry, ScriptedMedMO, answer, write_random_checkpoint
 from hilum_medmo.testing.cases import noise_image
+from hilum_medmo.testing.together import load_together
 
 SMALL = Geometry(layers=2, vision_depth=2, deepstack_layers=(0, 1), max_positions=256)
 
@@ -54,6 +55,11 @@ def builds(checkpoint: Path) -> list[Path]:
 def test_no_torch_or_transformers_is_imported() -> None:
     code = "import sys, hilum_medmo.__main__; print({'torch', 'transformers', 'safetensors'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_loaded_model_leaves_the_floating_point_mode_of_its_process_alone(medmo: MedMO) -> None:
+    assert medmo.generate(Request((image(),), "Detect.", max_new_tokens=2)).tokens
+    assert sys.float_info.min / 4 > 0, "subnormal numbers have become zero for the whole process"
 
 
 def test_an_answer_has_tokens_that_cover_its_text(medmo: MedMO) -> None:
@@ -186,16 +192,11 @@ def test_weights_that_change_during_the_build_are_not_filed_under_the_old_digest
     assert builds(tmp_path) == []
 
 
-def _load(checkpoint: str, start: multiprocessing.synchronize.Barrier) -> None:
-    start.wait(30)
-    load(Path(checkpoint), threads=1)
-
-
 def test_processes_that_start_at_once_build_once_and_all_load(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path, SMALL)
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(3)
-    processes = [context.Process(target=_load, args=(str(tmp_path), start)) for _ in range(3)]
+    processes = [context.Process(target=load_together, args=(tmp_path, start)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -143,6 +143,5 @@ def _options(threads: int) -> Any:
     options.enable_mem_pattern = False  # each step has a new shape; a remembered pattern for each would only grow
     # Threads that spin between operators take the cores of the services beside this one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.log_severity_level = 3
     return options
