@@ -1,20 +1,29 @@
 """Who may open an association."""
 
+from pathlib import Path
+
 import pytest
 
 from hilum.runtime.config import Peer
-from hilum_listener.handlers.peers import Refusal, refusal
+from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 
 
 def ask(
-    *, called: str = "HILUM", calling: str = "CT1", address: str = "10.0.0.5", peers: tuple[Peer, ...] = ()
+    *,
+    called: str = "HILUM",
+    calling: str = "CT1",
+    address: str = "10.0.0.5",
+    peers: tuple[Peer, ...] = (),
+    shown: bytes | None = None,
 ) -> object:
-    return refusal(
+    return admit(
         called_ae=called,
         calling_ae=calling,
         address=address,
         own_ae="HILUM",
         peers=peers,
+        certificate=shown,
+        certificate_of=lambda peer: peer.certificate.name.encode() if peer.certificate else None,
         addresses_of=lambda host: frozenset({"10.0.0.5"}) if host == "ct.example" else frozenset(),
     )
 
@@ -40,7 +49,27 @@ def test_with_peers_an_unknown_title_is_refused_on_this_machine_too() -> None:
 
 def test_a_known_title_from_another_host_is_refused() -> None:
     peers = (Peer(ae_title="CT1", host="ct.example"),)
-    assert ask(peers=peers) is None
-    assert ask(peers=peers, address="::ffff:10.0.0.5") is None
+    assert ask(peers=peers) is peers[0]
+    assert ask(peers=peers, address="::ffff:10.0.0.5") is peers[0]
     assert ask(peers=peers, address="10.0.0.6") is Refusal.CALLING_AE
     assert ask(peers=(Peer(ae_title="CT1", host="gone.example"),)) is Refusal.CALLING_AE
+
+
+def test_a_peer_with_a_certificate_must_show_exactly_that_one() -> None:
+    peers = (Peer(ae_title="CT1", certificate=Path("ct1")), Peer(ae_title="CT2"))
+    assert ask(peers=peers, shown=b"ct1") is peers[0]
+    assert ask(peers=peers, shown=b"other") is Refusal.CALLING_AE
+    assert ask(peers=peers) is Refusal.CALLING_AE
+    assert ask(peers=peers, calling="CT2") is peers[1]
+
+
+def test_a_peer_may_have_so_many_associations_at_a_time_and_so_many_new_ones_a_minute() -> None:
+    limits = PeerLimits()
+    peer = Peer(ae_title="CT1", max_associations=2, max_associations_per_min=3)
+    assert limits.take(peer, open_now=1, now_s=100.0) is None
+    assert limits.take(peer, open_now=2, now_s=101.0) is Refusal.LOCAL_LIMIT
+    assert limits.take(peer, open_now=0, now_s=102.0) is None
+    assert limits.take(peer, open_now=0, now_s=103.0) is None
+    assert limits.take(peer, open_now=0, now_s=159.9) is Refusal.CONGESTION
+    assert limits.take(peer, open_now=0, now_s=160.0) is None
+    assert limits.take(Peer(ae_title="CT2"), open_now=500, now_s=160.0) is None

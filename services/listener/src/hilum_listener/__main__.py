@@ -24,6 +24,7 @@ from hilum_listener.handlers.route import GROUP, Router
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import AssembleSettings, Places, RouteSettings, ScpSettings
 from hilum_listener.transport.scp import Scp
+from hilum_listener.transport.tls import CertificateUnusable
 
 _LOG = logs.Log("hilum.listener")
 _JOIN_S = 9.5
@@ -76,7 +77,7 @@ def _scp(places: Places, settings: ScpSettings) -> Role:
             server = Scp(settings, spool, JournalWriter(places.journal, started_at=_CLOCK.now()), _CLOCK)
             port = server.start()
             publish_port(places.run, port)
-        except (AlreadyRunning, OSError) as error:
+        except (AlreadyRunning, CertificateUnusable, OSError) as error:
             raise CannotStart(str(error)) from error
         if left:
             _LOG.warning("removed half-written files", count=left)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from hilum.domain.routing import Rule
-from hilum.runtime.config import Peer, Site
+from hilum.runtime.config import Peer, Site, Tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class ScpSettings:
     idle_timeout_s: float
     max_pdu: int
     min_free_bytes: int
+    tls: Tls | None = None
 
     @classmethod
     def of(cls, site: Site, *, port: int) -> Self:
@@ -54,6 +55,7 @@ class ScpSettings:
             idle_timeout_s=site.listener.idle_timeout_s,
             max_pdu=site.listener.max_pdu,
             min_free_bytes=site.listener.min_free_mb * 1_000_000,
+            tls=site.listener.tls,
         )
 
 

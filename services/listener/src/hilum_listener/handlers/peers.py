@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 
@@ -13,6 +14,8 @@ class Refusal(Enum):
 
     CALLED_AE = (1, 1, 7)
     CALLING_AE = (1, 1, 3)
+    LOCAL_LIMIT = (2, 3, 2)
+    CONGESTION = (2, 3, 1)
 
 
 def resolve(host: str) -> frozenset[str]:
@@ -23,28 +26,59 @@ def resolve(host: str) -> frozenset[str]:
         return frozenset()
 
 
-def refusal(
+def admit(
     *,
     called_ae: str,
     calling_ae: str,
     address: str,
     own_ae: str,
     peers: Sequence[Peer],
+    certificate: bytes | None = None,
+    certificate_of: Callable[[Peer], bytes | None] = lambda _peer: None,
     addresses_of: Callable[[str], frozenset[str]] = resolve,
-) -> Refusal | None:
-    """None when the association may be opened.
+) -> Peer | Refusal | None:
+    """The peer that calls, why it is refused, or None for a caller on this machine while no peer is configured.
 
-    AE titles are compared without leading and trailing spaces, with their case (PS3.5 table 6.2-1). Without any
-    configured peer, callers on this machine are known and others are not.
+    AE titles are compared without leading and trailing spaces, with their case (PS3.5 table 6.2-1). `certificate` is
+    the one that the caller showed (DER; None without TLS or without one), `certificate_of` the one a peer must show.
     """
     if called_ae.strip() != own_ae.strip():
         return Refusal.CALLED_AE
     if not peers:
         return None if is_loopback(address) else Refusal.CALLING_AE
     for peer in peers:
-        if peer.ae_title.strip() == calling_ae.strip() and _from(address, peer, addresses_of):
-            return None
+        expected = certificate_of(peer)
+        if (
+            peer.ae_title.strip() == calling_ae.strip()
+            and (expected is None or expected == certificate)
+            and _from(address, peer, addresses_of)
+        ):
+            return peer
     return Refusal.CALLING_AE
+
+
+class PeerLimits:
+    """Says when a peer opens too many associations. Not synchronised."""
+
+    def __init__(self) -> None:
+        self._opened_s: dict[Peer, deque[float]] = {}
+
+    def take(self, peer: Peer, *, open_now: int, now_s: float) -> Refusal | None:
+        """Counts one association in, or says why it is one too many.
+
+        `open_now`: the peer's associations at this moment, without the new one; `now_s`: a monotonic clock, seconds.
+        """
+        if peer.max_associations is not None and open_now >= peer.max_associations:
+            return Refusal.LOCAL_LIMIT
+        if peer.max_associations_per_min is None:
+            return None
+        opened = self._opened_s.setdefault(peer, deque())
+        while opened and now_s - opened[0] >= 60.0:
+            opened.popleft()
+        if len(opened) >= peer.max_associations_per_min:
+            return Refusal.CONGESTION
+        opened.append(now_s)
+        return None
 
 
 def _from(address: str, peer: Peer, addresses_of: Callable[[str], frozenset[str]]) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -17,13 +18,15 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 
 from hilum.ports.clock import Clock
+from hilum.runtime.config import Peer
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
 from hilum_listener.handlers.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from hilum_listener.handlers.peers import refusal
+from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Request, Status, receive
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
+from hilum_listener.transport.tls import TlsServer, certificate_der, peer_certificate, server_context, shake_hands
 
 _LOG = Log("hilum.listener.scp")
 _ACSE_TIMEOUT_S = 10.0
@@ -69,7 +72,10 @@ class Scp:
             Association, float | None
         ] = {}  # None while a request is served, else when it ended (monotonic)
         self._ids: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
-        self._server: Any = None
+        self._servers: list[Any] = []
+        self._peers: WeakKeyDictionary[Association, Peer] = WeakKeyDictionary()
+        self._limits = PeerLimits()
+        self._certificates = {p: certificate_der(p.certificate) for p in settings.peers if p.certificate is not None}
         self._ae = self._entity()
 
     def _entity(self) -> AE:
@@ -88,10 +94,11 @@ class Scp:
         return ae
 
     def start(self) -> int:
-        """Listens; returns the port.
+        """Listens; returns the plain port, or the TLS port when that is the only one.
 
         Raises:
-            OSError: the address is taken or not one of this machine.
+            OSError: an address is taken or not one of this machine.
+            CertificateUnusable: TLS is configured with a file that can't be used.
         """
         handlers: Sequence[Any] = [
             (evt.EVT_CONN_OPEN, self._connected),
@@ -101,13 +108,28 @@ class Scp:
             (evt.EVT_ABORTED, self._ended, ["aborted"]),
             (evt.EVT_C_STORE, self._store),
         ]
-        address = (self._settings.host, self._settings.port)
-        self._server = self._ae.start_server(address, block=False, evt_handlers=list(handlers))
-        return int(self._server.server_address[1])
+        host, tls = self._settings.host, self._settings.tls
+        if tls is None or not tls.only:
+            self._listen((host, self._settings.port), handlers)
+        if tls is not None:
+            self._listen((host, tls.port), handlers, server_context(tls, self._settings.peers))
+        return int(self._servers[0].server_address[1])
+
+    def _listen(self, address: tuple[str, int], handlers: Sequence[Any], context: ssl.SSLContext | None = None) -> None:
+        if context is None:
+            server: Any = self._ae.start_server(address, block=False, evt_handlers=list(handlers))
+        else:
+            server = self._ae.make_server(
+                address, ssl_context=context, evt_handlers=list(handlers), server_class=TlsServer
+            )
+            self._ae._servers.append(server)  # where its shutdown looks for it
+            threading.Thread(target=server.serve_forever, name="tls-server", daemon=True).start()
+        self._servers.append(server)
 
     def stop(self) -> None:
         """Stops accepting, lets associations finish for eight seconds, aborts those that idle or take longer."""
-        self._server.shutdown()
+        for server in self._servers:
+            server.shutdown()
         deadline = time.monotonic() + _DRAIN_S
         while time.monotonic() < deadline:
             waiting = [a for a in self._ae.active_associations if a.is_acceptor]
@@ -127,7 +149,13 @@ class Scp:
     def _connected(self, event: evt.Event) -> None:
         self._ids[event.assoc] = f"{self._prefix}-{next(self._numbers)}"
         holder = event.assoc.dul.socket
-        if holder is not None and holder.socket is not None:
+        if holder is None or holder.socket is None:
+            return
+        if isinstance(holder.socket, ssl.SSLSocket):
+            if reason := shake_hands(holder.socket, timeout_s=_ACSE_TIMEOUT_S):
+                _LOG.warning("TLS handshake failed", peer=event.assoc.requestor.address, reason=reason)
+                holder.socket.close()
+        else:
             holder.socket = PromptSocket.of(holder.socket)
 
     def _requested(self, event: evt.Event) -> None:
@@ -135,13 +163,23 @@ class Scp:
         request = association.requestor.primitive
         if request is None:
             return
-        refused = refusal(
+        holder = association.dul.socket
+        admitted = admit(
             called_ae=str(request.called_ae_title),
             calling_ae=str(request.calling_ae_title),
             address=str(association.requestor.address),
             own_ae=self._settings.ae_title,
             peers=self._settings.peers,
+            certificate=peer_certificate(holder.socket if holder else None),
+            certificate_of=self._certificates.get,
         )
+        refused = admitted if isinstance(admitted, Refusal) else None
+        if isinstance(admitted, Peer):
+            with self._lock:
+                open_now = sum(peer == admitted and other.is_alive() for other, peer in self._peers.items())
+                refused = self._limits.take(admitted, open_now=open_now, now_s=time.monotonic())
+                if refused is None:
+                    self._peers[association] = admitted
         if refused is not None:
             _LOG.warning(
                 "association refused", peer=association.requestor.address, reason=refused.name.lower().replace("_", " ")

@@ -27,10 +27,32 @@ class Part(BaseModel):
 
 
 class Peer(Part):
-    """A system that may send to Hilum."""
+    """A system that may send to Hilum.
+
+    With a `certificate` (PEM) it must come over TLS and show exactly that one. `port` is where it listens itself, for
+    what Hilum sends back on an association of its own (storage commitment).
+    """
 
     ae_title: AeTitle
     host: str | None = None
+    port: Port | None = None
+    certificate: Path | None = None
+    max_associations: int | None = Field(default=None, ge=1, le=1000)
+    max_associations_per_min: int | None = Field(default=None, ge=1, le=100_000)
+
+
+class Tls(Part):
+    """DICOM over TLS, on a port of its own.
+
+    Callers must show a certificate when there is a `client_ca` (PEM, one or more authorities) or when a peer has one
+    configured.
+    """
+
+    port: Port = 2762  # dicom-tls, PS3.8 9.1.1
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    only: bool = False
 
 
 class Listener(Part):
@@ -42,6 +64,7 @@ class Listener(Part):
     idle_timeout_s: Seconds = 60.0
     max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
     min_free_mb: int = Field(default=512, ge=0)
+    tls: Tls | None = None
 
 
 class RuleConfig(Part):
