@@ -5,92 +5,41 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from sys import executable
 
-import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import UID
-from pynetdicom import AE, build_context
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from hilum.adapters.folder import FolderInstances
-from hilum.testing.dicom_files import chest_image, write
-from hilum.testing.external import Process, free_port, need
-from hilum_listener.handlers.journal import AssociationChanged, Entry, InstanceReceived, read
+from hilum.testing.dicom_files import write
+from hilum.testing.external import Process, free_port
+from hilum_listener.handlers.journal import AssociationChanged
 from hilum_listener.testing import encoded_dataset
+from hilum_listener.testing_scp import Running, associate, dcmtk, small_image, start_scp
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
-@dataclass
-class Running:
-    process: Process
-    data: Path
-    port: int
-
-    def entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        for path in sorted((self.data / "spool" / "journal").glob("*.jsonl")):
-            found += [entry for entry, _ in read(path, 0, limit_bytes=1 << 30).entries if entry is not None]
-        return found
-
-    def received(self) -> list[InstanceReceived]:
-        return [entry for entry in self.entries() if isinstance(entry, InstanceReceived)]
-
-    def stored(self, sop_instance_uid: str) -> Path:
-        """The file of the last request for this instance."""
-        uris = [entry.uri for entry in self.received() if entry.sop_instance_uid == sop_instance_uid]
-        return FolderInstances(self.data / "spool").path(uris[-1])
-
-
-def start(data: Path, *, config: str = "") -> Running:
-    data.mkdir(exist_ok=True)
-    (data / "run" / "scp.port").unlink(missing_ok=True)
-    command: list[str | Path] = [executable, "-m", "hilum_listener", "scp", "--data", data, "--port", "0"]
-    if config:
-        (data / "hilum.toml").write_text(config)
-        command += ["--config", data / "hilum.toml"]
-    port_file = data / "run" / "scp.port"
-    process = Process(command, log=data / "scp.log").wait_until(port_file.exists, timeout_s=60)
-    return Running(process, data, int(port_file.read_text()))
-
-
 @pytest.fixture(scope="module")
 def scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start(tmp_path_factory.mktemp("scp"))
+    running = start_scp(tmp_path_factory.mktemp("scp"))
     with running.process:
         yield running
 
 
-def run(program: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = [need(program, install="dcmtk"), *[str(a) for a in arguments]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def associate(port: int, *, sop_class: str, syntax: str, calling: str = "TESTSCU") -> Association:
-    ae = AE(ae_title=calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-    return ae.associate("127.0.0.1", port, contexts=[build_context(sop_class, syntax)], ae_title="HILUM")
-
-
-def image(name: str, **attributes: object) -> Dataset:
-    return chest_image(np.arange(4096, dtype=np.uint16).reshape(64, 64), study="it", name=name, **attributes)
-
-
 def test_an_echo_is_answered(scp: Running) -> None:
-    assert run("echoscu", "-aec", "HILUM", "127.0.0.1", str(scp.port)).returncode == 0
+    assert dcmtk("echoscu", "-aec", "HILUM", "127.0.0.1", str(scp.port)).returncode == 0
 
 
 def test_another_called_ae_title_is_refused_with_the_standard_reason(scp: Running) -> None:
     for wrong in ("hilum", "HILUM2"):
-        result = run("echoscu", "-aec", wrong, "127.0.0.1", str(scp.port))
+        result = dcmtk("echoscu", "-aec", wrong, "127.0.0.1", str(scp.port))
         assert result.returncode != 0
         assert "Called AE Title Not Recognized" in result.stdout + result.stderr
 
@@ -114,7 +63,7 @@ def test_what_storescu_sends_in_any_transfer_syntax_is_stored_with_its_pixels(
     scp: Running, name: str, option: str
 ) -> None:
     path = Path(str(get_testdata_file(name)))
-    result = run("storescu", option, "-aec", "HILUM", "127.0.0.1", str(scp.port), path)
+    result = dcmtk("storescu", option, "-aec", "HILUM", "127.0.0.1", str(scp.port), path)
     assert result.returncode == 0, result.stderr[-500:]
     sent = dcmread(path, stop_before_pixels=True)
     stored = scp.stored(sent.SOPInstanceUID)
@@ -126,10 +75,10 @@ def test_what_storescu_sends_in_any_transfer_syntax_is_stored_with_its_pixels(
 def test_dcmsend_stores_a_folder(scp: Running, tmp_path: Path) -> None:
     names = [f"dcmsend-{n}" for n in range(20)]
     for name in names:
-        write(tmp_path / f"{name}.dcm", image(name))
-    result = run("dcmsend", "-aec", "HILUM", "+sd", "127.0.0.1", str(scp.port), tmp_path)
+        write(tmp_path / f"{name}.dcm", small_image(name))
+    result = dcmtk("dcmsend", "-aec", "HILUM", "+sd", "127.0.0.1", str(scp.port), tmp_path)
     assert result.returncode == 0
-    assert all(scp.stored(image(name).SOPInstanceUID).exists() for name in names)
+    assert all(scp.stored(small_image(name).SOPInstanceUID).exists() for name in names)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +95,7 @@ def test_dcmsend_stores_a_folder(scp: Running, tmp_path: Path) -> None:
 def test_any_storage_class_in_any_syntax_is_stored_bit_for_bit(
     scp: Running, tmp_path: Path, sop_class: str, syntax: str
 ) -> None:
-    dataset = image(f"{sop_class}-{syntax}", SOPClassUID=UID(sop_class))
+    dataset = small_image(f"{sop_class}-{syntax}", SOPClassUID=UID(sop_class))
     encoded = encoded_dataset(write(tmp_path / "x.dcm", dataset))
     assert send_raw(scp.port, dataset, encoded, syntax=syntax) == 0x0000
     stored = scp.stored(dataset.SOPInstanceUID)
@@ -177,17 +126,17 @@ def send_raw(port: int, dataset: Dataset, encoded: bytes, *, syntax: str, sop_ui
 
 
 def test_a_data_set_of_another_instance_than_the_request_is_refused(scp: Running, tmp_path: Path) -> None:
-    dataset = image("mismatch")
+    dataset = small_image("mismatch")
     encoded = encoded_dataset(write(tmp_path / "x.dcm", dataset))
     assert send_raw(scp.port, dataset, encoded, syntax=EXPLICIT, sop_uid="1.2.3.4.5") == 0xA900
     assert all(entry.sop_instance_uid != "1.2.3.4.5" for entry in scp.received())
 
 
 def test_bytes_that_are_no_data_set_are_kept_and_the_listener_goes_on(scp: Running) -> None:
-    dataset = image("garbage")
+    dataset = small_image("garbage")
     assert send_raw(scp.port, dataset, b"\xfe\xff" * 333, syntax=EXPLICIT) == 0x0000
     assert encoded_dataset(scp.stored(dataset.SOPInstanceUID)) == b"\xfe\xff" * 333
-    assert run("echoscu", "-aec", "HILUM", "127.0.0.1", str(scp.port)).returncode == 0
+    assert dcmtk("echoscu", "-aec", "HILUM", "127.0.0.1", str(scp.port)).returncode == 0
 
 
 def test_the_journal_notes_how_each_association_ended(scp: Running) -> None:
@@ -210,15 +159,15 @@ def test_no_log_line_names_a_patient(scp: Running) -> None:
 
 
 def test_with_peers_only_they_are_served(tmp_path: Path) -> None:
-    running = start(tmp_path, config='[[peers]]\nae_title = "CT1"\nhost = "127.0.0.1"\n')
+    running = start_scp(tmp_path, config='[[peers]]\nae_title = "CT1"\nhost = "127.0.0.1"\n')
     with running.process:
-        assert run("echoscu", "-aet", "CT1", "-aec", "HILUM", "127.0.0.1", str(running.port)).returncode == 0
-        refused = run("echoscu", "-aet", "CT2", "-aec", "HILUM", "127.0.0.1", str(running.port))
+        assert dcmtk("echoscu", "-aet", "CT1", "-aec", "HILUM", "127.0.0.1", str(running.port)).returncode == 0
+        refused = dcmtk("echoscu", "-aet", "CT2", "-aec", "HILUM", "127.0.0.1", str(running.port))
         assert "Calling AE Title Not Recognized" in refused.stdout + refused.stderr
 
 
 def test_sigterm_ends_it_within_ten_seconds_also_while_a_sender_idles(tmp_path: Path) -> None:
-    running = start(tmp_path)
+    running = start_scp(tmp_path)
     association = associate(running.port, sop_class=SECONDARY_CAPTURE, syntax=EXPLICIT)
     assert association.is_established
     begin = time.monotonic()
@@ -227,7 +176,7 @@ def test_sigterm_ends_it_within_ten_seconds_also_while_a_sender_idles(tmp_path: 
 
 
 def test_a_second_process_for_the_same_folder_does_not_start(tmp_path: Path) -> None:
-    running = start(tmp_path)
+    running = start_scp(tmp_path)
     with running.process:
         command = [executable, "-m", "hilum_listener", "scp", "--data", tmp_path, "--port", str(free_port())]
         second = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, check=False)
@@ -240,14 +189,14 @@ def test_what_was_acknowledged_is_there_whenever_the_process_is_killed(tmp_path:
     acknowledged: list[str] = []
     dice = random.Random(20261124)
     for turn in range(8):
-        running = start(tmp_path)
+        running = start_scp(tmp_path)
         assert list((tmp_path / "spool" / "incoming").iterdir()) == []
-        association = associate(running.port, sop_class=str(image("x").SOPClassUID), syntax=EXPLICIT)
+        association = associate(running.port, sop_class=str(small_image("x").SOPClassUID), syntax=EXPLICIT)
         kill_at = time.monotonic() + dice.uniform(0.05, 0.6)
         number = 0
         killer = _kill_at(running.process, kill_at)
         while association.is_established and number < 400:
-            dataset = image(f"kill-{turn}-{number}")
+            dataset = small_image(f"kill-{turn}-{number}")
             write(tmp_path / "k.dcm", dataset)
             try:
                 status = association.send_c_store(str(tmp_path / "k.dcm"))
