@@ -119,6 +119,19 @@ def test_a_relative_checkpoint_starts_from_the_folder_of_the_configuration(tmp_p
     assert plan.site.model.checkpoint == tmp_path / "etc" / "nano"
 
 
+def test_relative_certificates_start_from_the_folder_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    site = parse(
+        '[listener.tls]\ncertificate = "own.crt"\nkey = "/keys/own.key"\n'
+        '[[peers]]\nae_title = "CT1"\ncertificate = "ct1.crt"\n[[peers]]\nae_title = "CT2"\n'
+    )
+    plan = make_plan(tmp_path, site, base=tmp_path / "etc", dicom_port=0, http_port=0, demo=False)
+    assert plan.site.listener.tls is not None
+    assert plan.site.listener.tls.certificate == tmp_path / "etc" / "own.crt"
+    assert plan.site.listener.tls.key == Path("/keys/own.key")
+    assert [peer.certificate for peer in plan.site.peers] == [tmp_path / "etc" / "ct1.crt", None]
+
+
 def test_a_configuration_survives_being_written_as_toml() -> None:
     for site in (Site(), load(EXAMPLE), Site(institution='Klinik "Süd"\n\x7f 🫁')):
         assert parse(toml_text(site.model_dump(mode="json", exclude_none=True))) == site

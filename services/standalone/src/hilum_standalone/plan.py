@@ -1,9 +1,10 @@
 """What runs for one data folder: its effective configuration, its ports and its processes."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hilum.runtime.config import ConfigError, Site, parse
 from hilum_standalone.folder import pick_port, write_atomically
@@ -63,17 +64,27 @@ def make_plan(data: Path, site: Site, *, base: Path, dicom_port: int, http_port:
     return plan
 
 
-def _effective(site: Site, base: Path, ports: DemoPorts | None) -> dict[str, object]:
-    values: dict[str, object] = site.model_dump(mode="json", exclude_none=True)
-    if site.model.checkpoint is not None:
-        checkpoint = str((base / site.model.checkpoint).absolute())
-        values["model"] = {**site.model.model_dump(mode="json"), "checkpoint": checkpoint}
+def _effective(site: Site, base: Path, ports: DemoPorts | None) -> dict[str, Any]:
+    values: dict[str, Any] = site.model_dump(mode="json", exclude_none=True)
+    for table, key in _paths(values):
+        table[key] = str((base / str(table[key])).absolute())
     if ports is not None:
         values["destinations"] = [*site.model_dump(mode="json")["destinations"], *_demo_destinations(ports)]
         if site.peers:  # with peers configured, nobody else may send
             caller = {"ae_title": DEMO_CALLING_AE, "host": LOOPBACK}
             values["peers"] = [*site.model_dump(mode="json", exclude_none=True)["peers"], caller]
     return values
+
+
+def _paths(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every file or folder that the configuration names, as a table and its key; the services don't know where the
+    site's own file lies."""
+    tables = [
+        (values["model"], ("checkpoint",)),
+        (values["listener"].get("tls", {}), ("certificate", "key", "client_ca")),
+    ]
+    tables += [(peer, ("certificate",)) for peer in values["peers"]]
+    return ((table, key) for table, keys in tables for key in keys if key in table)
 
 
 def _demo_destinations(ports: DemoPorts) -> list[dict[str, object]]:
