@@ -47,8 +47,8 @@ class Site:
         self.engine: Engine = open_database(database_path(self.data))
         migrate(self.engine)
 
-    def start(self, *, attempts: int = 3) -> Process:
-        return self._process([sys.executable, DRIVER, self.data, self.gate, str(attempts)])
+    def start(self, *, attempts: int = 3, max_job_s: float = 900) -> Process:
+        return self._process([sys.executable, DRIVER, self.data, self.gate, str(attempts), str(max_job_s)])
 
     def start_real(self, checkpoint: Path) -> Process:
         return self._process([sys.executable, "-m", "hilum_worker", "--data", self.data, "--checkpoint", checkpoint])
@@ -166,6 +166,34 @@ def test_an_image_that_kills_its_worker_ends_failed_and_the_next_study_is_answer
     assert ended.state is AiState.FAILED
     assert ended.reason.startswith("given up after 2 attempts: the process that examined the images ended")
     assert len(site.produced()) == 1
+
+
+def test_a_model_that_hangs_ends_its_process_and_after_the_last_attempt_the_study(site: Site) -> None:
+    site.close_gate()
+    site.ask_about(bright_spot(), "spot")
+    codes = []
+    for _ in range(2):
+        with site.start(attempts=2, max_job_s=1) as worker:
+            codes.append(worker.popen.wait(60))
+    assert codes == [1, 1]
+    assert "job hangs, the worker ends" in site.logs[-1].read_text()
+    [ended] = site.ended()
+    assert (ended.state, ended.reason) == (AiState.FAILED, "given up after 2 attempts: no answer within 1 s")
+    assert site.attempts() == [("failed", 2)]
+
+
+def test_a_decoder_that_hangs_with_the_interpreters_lock_ends_its_process_too(site: Site) -> None:
+    (site.gate / "stuck").touch()
+    site.ask_about(bright_spot(), "spot", PatientName="Sekret^Name")
+    with site.start(attempts=1, max_job_s=1) as worker:
+        assert worker.popen.wait(60) == 1
+    assert "wait_at_the_gate" in site.logs[-1].read_text()
+    assert "ekret" not in site.logs[-1].read_text()
+    with site.start(attempts=1) as worker:
+        worker.wait_until(lambda: site.finished(1), timeout_s=120)
+    [ended] = site.ended()
+    assert ended.state is AiState.FAILED
+    assert ended.reason.startswith("given up after 1 attempts: the process that examined the images ended")
 
 
 def test_sigterm_hands_the_job_back_and_the_next_worker_answers_it(site: Site) -> None:

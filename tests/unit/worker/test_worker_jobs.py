@@ -23,6 +23,7 @@ from hilum.runtime.logs import Log
 from hilum.testing.clock import SetClock
 from hilum.testing.model import FakeModel
 from hilum_worker.handlers import jobs
+from hilum_worker.handlers.deadline import OwnProcess
 from hilum_worker.handlers.work import Worker
 from hilum_worker.settings import Settings
 
@@ -56,10 +57,28 @@ class Desk:
         return [StudyEnded.model_validate_json(text) for topic, text in self.published() if topic == "study.ended"]
 
 
-def desk(bench: Bench, before: Callable[[Task], None] = lambda _task: None, *, attempts: int = 3) -> Desk:
-    clock = SetClock(NOW)
+def desk(
+    bench: Bench,
+    before: Callable[[Task], None] = lambda _task: None,
+    *,
+    attempts: int = 3,
+    lease: timedelta = LEASE,
+    max_job: timedelta = timedelta(minutes=15),
+    last_beat: timedelta = timedelta(seconds=20),
+    process: OwnProcess | None = None,
+    clock: SetClock | None = None,
+) -> Desk:
+    clock = clock or SetClock(NOW)
     worker = Worker(
-        settings=Settings(data=bench.data, checkpoint=bench.data, attempts=attempts, lease=LEASE, max_wait=MAX_WAIT),
+        settings=Settings(
+            data=bench.data,
+            checkpoint=bench.data,
+            attempts=attempts,
+            lease=lease,
+            max_wait=MAX_WAIT,
+            max_job=max_job,
+            last_beat=last_beat,
+        ),
         engine=bench.engine,
         publisher=SqlPublisher(clock),
         store=bench.store,
@@ -68,6 +87,7 @@ def desk(bench: Bench, before: Callable[[Task], None] = lambda _task: None, *, a
         log=Log("hilum.worker"),
         stop=threading.Event(),
         wake=threading.Event(),
+        process=process or OwnProcess(),
     )
     return Desk(bench, worker, clock)
 
@@ -252,6 +272,107 @@ def test_a_result_whose_lease_was_lost_is_not_published(bench: Bench, spot: Imag
     at.worker.work_once()
     assert at.published() == []
     assert [row.state for row in at.rows()] == ["claimed"]
+
+
+SOON = timedelta(milliseconds=20)
+
+
+class Process(OwnProcess):
+    """Stands for the worker's process: notes how it ended, and what hung is let go so that the test goes on."""
+
+    def __init__(self) -> None:
+        self.ends = 0
+        self.timers: list[float | None] = []
+        self.ended = threading.Event()
+
+    def end(self) -> None:
+        self.ends += 1
+        self.ended.set()
+
+    def end_in(self, seconds: float) -> None:
+        self.timers.append(seconds)
+
+    def go_on(self) -> None:
+        self.timers.append(None)
+
+    def hang(self, _task: Task) -> None:
+        assert self.ended.wait(60), "nothing ended the process"
+
+
+def test_a_job_that_hangs_ends_the_process_and_after_the_last_attempt_its_study(
+    bench: Bench, spot: ImageReference
+) -> None:
+    process = Process()
+    at = desk(bench, process.hang, attempts=2, lease=SOON, max_job=5 * SOON, process=process)
+    at.take(bench.request(spot))
+    at.worker.work_once()
+    assert process.ends == 1
+    assert [(row.state, row.attempts, row.last_error) for row in at.rows()] == [("queued", 1, "no answer within 0.1 s")]
+    assert at.published() == []
+    at.clock.advance(timedelta(seconds=1))
+    process.ended.clear()
+    at.worker.work_once()
+    assert process.ends == 2
+    [ended] = at.ended()
+    assert (ended.state, ended.reason) == (AiState.FAILED, "given up after 2 attempts: no answer within 0.1 s")
+    assert [row.state for row in at.rows()] == ["failed"]
+
+
+def test_a_timer_that_needs_no_thread_stands_behind_the_deadline_while_a_job_runs(
+    bench: Bench, spot: ImageReference
+) -> None:
+    process = Process()
+    at = desk(bench, process=process)
+    at.take(bench.request(spot))
+    assert at.worker.work_once()
+    assert process.timers == [pytest.approx(991), None]
+    assert process.ends == 0
+    assert [row.state for row in at.rows()] == ["done"]
+
+
+@dataclass
+class TroubledClock(SetClock):
+    """A clock that does something when one thread asks it."""
+
+    thread: str
+    do: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        super().__init__(NOW)
+
+    def now(self) -> datetime:
+        if threading.current_thread().name == self.thread:
+            self.do()
+        return super().now()
+
+
+@pytest.mark.parametrize("thread", ["lease", "deadline"])
+def test_a_bug_in_a_watching_thread_ends_the_process(bench: Bench, spot: ImageReference, thread: str) -> None:
+    def break_down() -> None:
+        raise KeyError("Doe^Jane")
+
+    process, clock = Process(), TroubledClock(thread, break_down)
+    limit = SOON if thread == "deadline" else timedelta(minutes=15)
+    at = desk(bench, process.hang, lease=SOON, max_job=limit, process=process, clock=clock)
+    at.take(bench.request(spot))
+    at.worker.work_once()
+    assert process.ends == 1
+
+
+def test_a_renewal_that_hangs_ends_the_process_when_the_job_is_done(bench: Bench, spot: ImageReference) -> None:
+    process, begun = Process(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        assert process.ended.wait(60), "nothing ended the process"
+
+    def think(_task: Task) -> None:
+        assert begun.wait(60)
+
+    at = desk(bench, think, lease=SOON, last_beat=SOON, process=process, clock=TroubledClock("lease", hang))
+    at.take(bench.request(spot))
+    at.worker.work_once()
+    assert process.ends == 1
 
 
 def test_jobs_of_a_process_that_is_gone_are_free_at_once(bench: Bench, spot: ImageReference) -> None:

@@ -9,7 +9,14 @@ from hilum.runtime.config import Site
 
 
 class Settings(BaseModel):
-    """`lease`: how long a claim holds without a heartbeat. `max_wait`: a job that waited longer is claimed first."""
+    """What one worker is told.
+
+    Attributes:
+        lease: how long a claim holds without a heartbeat.
+        max_wait: a job that waited longer is claimed first.
+        max_job: how long one attempt may take before the process is taken to hang.
+        last_beat: how long the end of a job waits for a renewal under way; the database gives up before that.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,6 +26,8 @@ class Settings(BaseModel):
     attempts: int = Field(default=3, ge=1)
     lease: timedelta = timedelta(seconds=30)
     max_wait: timedelta = timedelta(seconds=120)
+    max_job: timedelta = timedelta(seconds=900)
+    last_beat: timedelta = timedelta(seconds=20)
     first_retry: timedelta = timedelta(seconds=1)
     longest_side: int = Field(default=1024, ge=64)
 
@@ -32,4 +41,5 @@ class Settings(BaseModel):
             attempts=site.worker.attempts,
             lease=timedelta(seconds=site.worker.lease_s),
             max_wait=timedelta(seconds=site.worker.max_wait_s),
+            max_job=timedelta(seconds=site.worker.max_job_s),
         )

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
@@ -22,6 +22,7 @@ from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
 from hilum.runtime.logs import Log
 from hilum_worker.handlers import jobs
+from hilum_worker.handlers.deadline import OwnProcess, ends_within
 from hilum_worker.handlers.examine import examine
 from hilum_worker.handlers.jobs import Claim, Exhausted, JobState, Superseded
 from hilum_worker.settings import Settings
@@ -33,7 +34,10 @@ _DIED = "the process that examined the images ended each time without an answer"
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Everything a job needs. `wake` is set when a job may have come; `stop` ends the loop."""
+    """Everything a job needs. `wake` is set when a job may have come; `stop` ends the loop.
+
+    `process` is ended for a job that hangs, and for a bug in a thread whose exceptions nobody sees.
+    """
 
     settings: Settings
     engine: Engine
@@ -44,6 +48,7 @@ class Worker:
     log: Log
     stop: threading.Event
     wake: threading.Event
+    process: OwnProcess = field(default_factory=OwnProcess)
 
     def intake(self, connection: Connection, received: Received) -> None:
         """Turns a request into a job row; the caller commits the offset in the same transaction.
@@ -102,7 +107,9 @@ class Worker:
                 case Superseded():
                     self._publish_superseded(connection, taken)
         if isinstance(taken, Claim):
-            self._attempt(taken)
+            held = taken
+            with ends_within(self.settings.max_job, lambda: self._overrun(held), self.process):
+                self._attempt(held)
         return taken is not None
 
     def _attempt(self, held: Claim) -> None:
@@ -160,6 +167,15 @@ class Worker:
             jobs.give_back(connection, held, due_at=self.clock.now() + pause, error=reason)
         self._tell("attempt failed", held, reason=reason, seconds=pause.total_seconds())
 
+    def _overrun(self, held: Claim) -> None:
+        """Notes why the process is about to end; if that fails, the lease ends by itself."""
+        reason = f"no answer within {self.settings.max_job.total_seconds():g} s"
+        self._tell("job hangs, the worker ends", held, reason=reason)
+        try:
+            self._again(held, reason)
+        except Exception as error:
+            self.log.error("why the job ends could not be noted", exc_info=error)
+
     def _hand_back(self, held: Claim, reason: str) -> None:
         with transaction(self.engine) as connection:
             jobs.give_back(connection, held, due_at=self.clock.now(), error="", count_attempt=False)
@@ -180,25 +196,36 @@ class Worker:
 
     @contextmanager
     def _heartbeat(self, held: Claim) -> Iterator[None]:
-        """Renews the lease from a thread of its own while the model thinks."""
+        """Renews the lease from a thread of its own while the model thinks.
+
+        A beat that hangs ends the process: it may hold the database's write lock, and then nothing works here any more.
+        """
         finished = threading.Event()
-
-        def beat() -> None:
-            while not finished.wait(self.settings.lease.total_seconds() / 3):
-                try:
-                    with transaction(self.engine) as connection:
-                        if not jobs.renew(connection, held, now=self.clock.now(), lease=self.settings.lease):
-                            return  # the result will be refused when it comes
-                except Busy as error:
-                    self.log.warning("lease not renewed", reason=error.reason)
-
-        thread = threading.Thread(target=beat, name="lease", daemon=True)
+        thread = threading.Thread(target=self._beat, args=(held, finished), name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
             finished.set()
-            thread.join()
+            thread.join(self.settings.last_beat.total_seconds())
+            if thread.is_alive():
+                self.log.error(
+                    "the lease's renewal hangs, the worker ends", seconds=self.settings.last_beat.total_seconds()
+                )
+                self.process.end()
+
+    def _beat(self, held: Claim, finished: threading.Event) -> None:
+        while not finished.wait(self.settings.lease.total_seconds() / 3):
+            try:
+                with transaction(self.engine) as connection:
+                    if not jobs.renew(connection, held, now=self.clock.now(), lease=self.settings.lease):
+                        return  # the result will be refused when it comes
+            except Busy as error:
+                self.log.warning("lease not renewed", reason=error.reason)
+            except Exception as error:  # a bug: it ends the process, and the supervisor starts a new one
+                self.log.error("lease broke", exc_info=error)
+                self.process.end()
+                return
 
     def _tell(self, event: str, held: Claim, **keys: object) -> None:
         self.log.info(event, study=study_key(held.request.study_instance_uid), revision=held.request.revision, **keys)

@@ -152,6 +152,7 @@ class Worker(Part):
     attempts: int = Field(default=3, ge=1, le=20)
     lease_s: Seconds = 30.0
     max_wait_s: Seconds = 120.0
+    max_job_s: Seconds = 900.0
 
 
 class Results(Part):
