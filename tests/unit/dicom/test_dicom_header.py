@@ -14,7 +14,10 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_files
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.sr._snomed_dict import mapping
+from pydicom.sr.codedict import codes
 
+from hilum.adapters.dicom import header as header_module
 from hilum.adapters.dicom.header import read_header
 from hilum.adapters.dicom.text import TextDecoder
 from hilum.domain.errors import Reject
@@ -81,6 +84,45 @@ def test_a_header_holds_what_index_rules_and_results_need(tmp_path: Path) -> Non
     instance = header.instance(uri="spool:x", sha256="0" * 64)
     assert instance.has_pixels
     assert instance.sop_instance_uid == dataset.SOPInstanceUID
+
+
+def test_the_views_codes_are_those_of_pydicom_s_copy_of_the_standard() -> None:
+    views = codes.cid4010
+    terms = {
+        views.PosteroAnterior: "PA",
+        views.AnteroPosterior: "AP",
+        views.LateralProjection: "LATERAL",
+        views.LeftLateral: "LL",
+        views.RightLateral: "RL",
+    }
+    expected = {code.value: term for code, term in terms.items()}
+    expected |= {old: expected[new] for old, new in mapping["SRT"].items() if new in expected}
+    expected["R-10214"] = "PA"  # what PS3.16 had for it before R-40888; dcm4che still reads and writes it
+    assert expected == header_module._VIEWS
+
+
+@pytest.mark.parametrize(
+    ("stated", "coded", "view"),
+    [
+        (None, "399173006", "LL"),
+        ("", "399198007", "RL"),
+        (None, "R-102CD", "LATERAL"),
+        ("PA", "399173006", "PA"),
+        (None, "399061009", ""),  # axial
+        (None, None, ""),
+    ],
+)
+def test_the_view_is_the_position_or_else_the_term_of_its_code(
+    tmp_path: Path, stated: str | None, coded: str | None, view: str
+) -> None:
+    dataset = chest_image(PIXELS)
+    if stated is not None:
+        dataset.ViewPosition = stated
+    if coded is not None:
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = coded, "SCT", "a view"
+        dataset.ViewCodeSequence = Sequence([code])
+    assert read_header(write(tmp_path / "a.dcm", dataset)).view_position == view
 
 
 def test_every_public_file_ends_in_a_header_that_pydicom_agrees_with_or_in_a_reject() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilum.domain.inference import InferenceRequest, Lane, Task, TaskKind
-from hilum.domain.routing import NotApplicable, Rule, route
+from hilum.domain.routing import NotApplicable, Routed, Rule, route
 from hilum.domain.study import Instance, OrderPriority, Series, StudyRevision
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -51,10 +51,18 @@ def study(*members: Series, description: str = "", priority: OrderPriority = Ord
     return StudyRevision("1.2", 3, members or (series(),), description, priority, NOW - timedelta(5), NOW, "no image")
 
 
-def requested(revision: StudyRevision, *rules: Rule) -> InferenceRequest:
+def routed(revision: StudyRevision, *rules: Rule) -> Routed:
     decision = route(revision, rules or (CHEST,), now=NOW)
-    assert isinstance(decision, InferenceRequest), decision
+    assert isinstance(decision, Routed), decision
     return decision
+
+
+def requested(revision: StudyRevision, *rules: Rule) -> InferenceRequest:
+    return routed(revision, *rules).request
+
+
+def uris(revision: StudyRevision, *rules: Rule) -> list[str]:
+    return [image.uri for image in requested(revision, *rules).images]
 
 
 def refused(revision: StudyRevision, *rules: Rule) -> str:
@@ -125,10 +133,61 @@ def test_of_a_multi_frame_image_the_middle_frame_is_asked_about() -> None:
         assert (image.frame, image.frames) == (middle, frames)
 
 
-def test_images_for_processing_are_taken_only_when_there_is_no_other() -> None:
-    raw, shown = instance(1, presentation_intent="FOR PROCESSING"), instance(2, presentation_intent="FOR PRESENTATION")
-    assert [i.uri for i in requested(study(series(raw, shown))).images] == ["spool:2"]
-    assert [i.uri for i in requested(study(series(raw))).images] == ["spool:1"]
+RAW = {"presentation_intent": "FOR PROCESSING"}
+LATERAL_VIEWS = ("LL", "RL", "LATERAL", "lateral", "LAT", "LEFT LATERAL", "L LAT")
+VIEWS_TO_READ = ("", "PA", "AP", "LLO", "RLD", "LEFT LATERAL DEC")
+
+
+def test_images_for_processing_are_left_out_also_when_they_are_a_series_of_their_own() -> None:
+    raw, shown = instance(1, **RAW), instance(2, presentation_intent="FOR PRESENTATION")
+    for revision in (study(series(raw, shown)), study(series(raw, uid="1.1"), series(shown, uid="1.2"))):
+        assert uris(revision) == ["spool:2"]
+        assert routed(revision).reason == ("rule 'chest radiograph' takes 1 image; left out: 1 image FOR PROCESSING")
+
+
+@pytest.mark.parametrize("raw", [RAW, {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.1.1.1"}])
+def test_raw_detector_data_alone_is_no_input_for_a_model(raw: dict[str, Any]) -> None:
+    revision = study(series(instance(1, **raw), instance(2, **raw)))
+    assert refused(revision) == "nothing but 2 images FOR PROCESSING (rule 'chest radiograph')"
+
+
+@pytest.mark.parametrize("view", LATERAL_VIEWS)
+def test_a_lateral_view_beside_a_frontal_one_is_left_out_whatever_its_series_is_called(view: str) -> None:
+    frontal, lateral = instance(2, view_position="PA"), instance(1, view_position=view)
+    for rule in (CHEST, ANYTHING):
+        for revision in (study(series(lateral, frontal)), study(series(lateral, uid="1.1"), series(frontal))):
+            assert uris(revision, rule) == ["spool:2"]
+            assert routed(revision, rule).reason == f"rule '{rule.name}' takes 1 image; left out: 1 lateral view"
+
+
+def test_lateral_views_alone_are_taken_only_by_a_rule_that_does_not_exclude_the_word() -> None:
+    lateral = study(series(instance(1, view_position="LL")))
+    assert refused(lateral) == "nothing but 1 lateral view (rule 'chest radiograph')"
+    assert uris(lateral, ANYTHING) == ["spool:1"]
+
+
+@pytest.mark.parametrize("view", VIEWS_TO_READ)
+def test_other_views_are_not_taken_for_lateral_ones(view: str) -> None:
+    assert uris(study(series(instance(1, view_position=view)))) == ["spool:1"]
+
+
+def test_a_lateral_view_for_presentation_does_not_stand_in_for_a_raw_frontal_one() -> None:
+    raw, lateral = instance(1, view_position="PA", **RAW), instance(2, view_position="LL")
+    assert refused(study(series(raw, lateral))) == (
+        "nothing but 1 image FOR PROCESSING, 1 lateral view (rule 'chest radiograph')"
+    )
+
+
+def test_a_study_described_as_frontal_and_lateral_keeps_its_frontal_image_when_the_images_say_which_is_which() -> None:
+    frontal, lateral = instance(1, view_position="PA"), instance(2, view_position="LL")
+    assert uris(study(series(frontal), series(lateral), description="Chest PA and lateral")) == ["spool:1"]
+    unknown = study(series(instance(1)), description="Chest PA and lateral")
+    assert "description says 'lateral'" in refused(unknown)
+
+
+def test_images_past_the_limit_are_named_in_the_reason() -> None:
+    many = study(series(*(instance(n) for n in range(6))))
+    assert routed(many).reason == "rule 'chest radiograph' takes 4 images; left out: 2 images past the limit of 4"
 
 
 WORDS = st.sampled_from(["", "CR", "DX", "CT", "SR", "CHEST", "HAND", "chest", "lateral", "cxr (2)", "[", "\\"])
@@ -139,6 +198,7 @@ INSTANCES = st.builds(
     columns=st.integers(0, 2),
     frames=st.integers(0, 40),
     presentation_intent=st.sampled_from(["", "FOR PROCESSING", "FOR PRESENTATION"]),
+    view_position=st.sampled_from([*VIEWS_TO_READ, *LATERAL_VIEWS]),
 )
 SERIES = st.builds(
     Series, st.just("1.2.3"), WORDS, WORDS, WORDS, st.lists(INSTANCES, max_size=5, unique_by=lambda i: i.uri).map(tuple)
@@ -165,6 +225,50 @@ def test_every_study_ends_in_a_request_that_can_be_answered_or_in_a_reason(
     if isinstance(decision, NotApplicable):
         assert decision.reason
         return
-    assert 1 <= len(decision.images) <= max(rule.max_images for rule in rules)
-    assert all(i.rows > 0 and i.columns > 0 and 1 <= i.frame <= i.frames for i in decision.images)
+    images = decision.request.images
+    assert decision.reason
+    assert 1 <= len(images) <= max(rule.max_images for rule in rules)
+    assert all(i.rows > 0 and i.columns > 0 and 1 <= i.frame <= i.frames for i in images)
     assert route(revision, rules, now=NOW) == decision
+
+
+@st.composite
+def split(draw: st.DrawFn) -> tuple[tuple[Instance, ...], tuple[Series, ...], bool]:
+    """Images with distinct numbers, the same in some number of series, and whether the rule excludes laterals."""
+    numbers = draw(st.lists(st.integers(0, 99), min_size=1, max_size=8, unique=True))
+    made = tuple(
+        instance(
+            number,
+            presentation_intent=draw(st.sampled_from(["", "FOR PROCESSING", "FOR PRESENTATION"])),
+            view_position=draw(st.sampled_from([*VIEWS_TO_READ, *LATERAL_VIEWS])),
+        )
+        for number in numbers
+    )
+    homes = [draw(st.integers(0, 3)) for _ in made]
+    members = tuple(
+        series(*(i for i, home in zip(made, homes, strict=True) if home == number), uid=f"1.2.{number}")
+        for number in sorted(set(homes))
+    )
+    return made, members, draw(st.booleans())
+
+
+@given(split())
+def test_which_images_the_model_sees_does_not_depend_on_how_they_are_spread_over_series(
+    made: tuple[tuple[Instance, ...], tuple[Series, ...], bool],
+) -> None:
+    images, members, excluding = made
+    rule = replace(CHEST if excluding else ANYTHING, max_images=32)
+
+    def seen(revision: StudyRevision) -> set[str]:
+        decision = route(revision, (rule,), now=NOW)
+        return {i.uri for i in decision.request.images} if isinstance(decision, Routed) else set()
+
+    spread = seen(study(*members))
+    assert spread == seen(study(series(*images)))
+    by_uri = {image.uri: image for image in images}
+    chosen = [by_uri[uri] for uri in spread]
+    assert all(image.presentation_intent != "FOR PROCESSING" for image in chosen)
+    frontal = [i for i in images if i.presentation_intent != "FOR PROCESSING" and i.view_position in VIEWS_TO_READ]
+    assert {image.uri for image in frontal} <= spread
+    if frontal or excluding:
+        assert all(image.view_position in VIEWS_TO_READ for image in chosen)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from hilum.adapters.sql.database import transaction
 from hilum.adapters.sql.eventlog import SqlPublisher
@@ -44,6 +46,21 @@ def test_a_chest_radiograph_goes_to_its_orders_lane(
     (row,) = routed()
     assert (row.lane, row.rule, row.reason) == ("urgent", "chest radiograph", "rule 'chest radiograph' takes 1 image")
     assert topics(listener) == ["study.ready", "inference.urgent"]
+
+
+def test_a_lateral_view_known_by_its_code_is_left_out_and_the_ledger_says_so(
+    listener: Listener, routed: Callable[[], list[sa.Row[tuple[object, ...]]]]
+) -> None:
+    view = Dataset()
+    view.CodeValue, view.CodingSchemeDesignator, view.CodeMeaning = "399173006", "SCT", "left lateral"
+    listener.image(name="lateral", SeriesInstanceUID="1.2.3.4", ViewCodeSequence=Sequence([view]))
+    listener.image(name="raw", SeriesInstanceUID="1.2.3.5", PresentationIntentType="FOR PROCESSING")
+    listener.image(name="frontal", ViewPosition="PA")
+    listener.step(after=QUIET)
+    (row,) = routed()
+    assert row.reason == ("rule 'chest radiograph' takes 1 image; left out: 1 image FOR PROCESSING, 1 lateral view")
+    (request,) = (row for row in listener.rows(events) if row.topic.startswith("inference."))
+    assert request.payload.count("sop_instance_uid") == 1
 
 
 def test_a_ct_is_not_applicable_with_the_reason(

@@ -11,9 +11,8 @@ from hilum.adapters.sql.tables import routes
 from hilum.contracts.messages import InferenceRequested, StudyEnded, StudyReady
 from hilum.contracts.topics import INFERENCE, STUDY_ENDED
 from hilum.domain.errors import Reject
-from hilum.domain.inference import InferenceRequest
 from hilum.domain.results import AiState, Ended
-from hilum.domain.routing import NotApplicable, Rule, route
+from hilum.domain.routing import NotApplicable, Routed, Rule, route
 from hilum.domain.study import StudyRevision
 from hilum.ports.clock import Clock
 from hilum.ports.events import Outgoing, Publisher, Received
@@ -48,20 +47,19 @@ class Router:
             return
         decision = route(study, self._rules, now=self._clock.now())
         match decision:
-            case InferenceRequest():
+            case Routed():
                 self._request(connection, received.key, decision)
             case NotApplicable():
                 self._end(connection, received.key, study, decision)
             case _:
                 assert_never(decision)
 
-    def _request(self, connection: Connection, key: str, request: InferenceRequest) -> None:
-        count = len(request.images)
-        reason = f"rule '{request.rule}' takes {count} image{'s' if count != 1 else ''}"
-        self._row(connection, request.study_instance_uid, request.revision, request.lane.value, request.rule, reason)
+    def _request(self, connection: Connection, key: str, decision: Routed) -> None:
+        request, lane = decision.request, decision.request.lane.value
+        self._row(connection, request.study_instance_uid, request.revision, lane, request.rule, decision.reason)
         payload = InferenceRequested.from_domain(request).model_dump_json()
         self._publisher.publish(connection, [Outgoing(INFERENCE[request.lane].name, key, payload)])
-        _LOG.info("routed", study=key, revision=request.revision, lane=request.lane.value, rule=request.rule)
+        _LOG.info("routed", study=key, revision=request.revision, lane=lane, rule=request.rule)
 
     def _end(self, connection: Connection, key: str, study: StudyRevision, decision: NotApplicable) -> None:
         self._row(connection, study.study_instance_uid, study.revision, None, "", decision.reason)

@@ -14,6 +14,18 @@ _ORDER_LANE = {
     OrderPriority.ROUTINE: Lane.ROUTINE,
 }
 
+_LATERAL = frozenset({"LL", "RL", "LATERAL", "LAT", "LLAT", "RLAT"})
+"""Lateral views: LL and RL are the defined terms of View Position (PS3.3 C.8.11.5); the rest is what senders write."""
+
+_FOR_PROCESSING = frozenset(
+    {
+        # PS3.4 B.5: the X-ray storage classes whose images are FOR PROCESSING, whatever the attribute says
+        "1.2.840.10008.5.1.4.1.1.1.1.1",
+        "1.2.840.10008.5.1.4.1.1.1.2.1",
+        "1.2.840.10008.5.1.4.1.1.1.3.1",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -22,7 +34,8 @@ class Rule:
     Attributes:
         body_parts: values of Body Part Examined (0018,0015) that match.
         description_words: whole words in the series or study description that match when the body part is absent.
-        exclude_words: whole words in a description that make a series not match.
+        exclude_words: whole words in a description that make a series not match. `lateral` leaves out images whose view
+            is lateral as well; images that state another view stay in a study described as, say, PA and lateral.
         lane: the lane, or None to follow the order's priority.
         max_images: how many images are sent to the model; the first by instance number.
     """
@@ -42,29 +55,78 @@ class NotApplicable:
     reason: str
 
 
-def route(study: StudyRevision, rules: Sequence[Rule], *, now: datetime) -> InferenceRequest | NotApplicable:
-    """The first rule that matches an image of the study decides; without one, the reason says what was there."""
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """`reason` says which images the rule takes and which it leaves out."""
+
+    request: InferenceRequest
+    reason: str
+
+
+def route(study: StudyRevision, rules: Sequence[Rule], *, now: datetime) -> Routed | NotApplicable:
+    """The first rule that takes an image of the study decides; without one, the reason says what was there."""
     misses: list[str] = []
     for rule in rules:
-        images: list[ImageReference] = []
+        matched: list[_Image] = []
         for series in study.series:
             miss = _why_not(rule, series, study.description)
             if miss:
                 misses.append(miss)
-                continue
-            images.extend(_references(series))
-        if images:
-            return InferenceRequest(
+            else:
+                matched.extend(_images(series))
+        taken, left_out = _choose(rule, matched)
+        if taken:
+            request = InferenceRequest(
                 study_instance_uid=study.study_instance_uid,
                 revision=study.revision,
                 lane=rule.lane or _ORDER_LANE[study.order_priority],
                 tasks=rule.tasks,
-                images=tuple(images[: rule.max_images]),
+                images=tuple(_reference(image) for image in taken),
                 rule=rule.name,
                 last_received_at=study.last_received_at,
                 requested_at=now,
             )
+            takes = f"rule '{rule.name}' takes {_count(taken, 'image')}"
+            return Routed(request, f"{takes}; left out: {', '.join(left_out)}" if left_out else takes)
+        if left_out:
+            misses.append(f"nothing but {', '.join(left_out)} (rule '{rule.name}')")
     return NotApplicable(_reason(misses))
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    series_instance_uid: str
+    instance: Instance
+
+
+def _choose(rule: Rule, matched: Sequence[_Image]) -> tuple[list[_Image], list[str]]:
+    """What the model is shown, and in words what it isn't. Looks over all series: a view is often one of its own."""
+    left_out: list[str] = []
+    shown = [image for image in matched if not _for_processing(image.instance)]
+    if len(shown) < len(matched):
+        left_out.append(_count(matched[len(shown) :], "image") + " FOR PROCESSING")
+    others = [image for image in shown if not _is_lateral(image.instance.view_position)]
+    if len(others) < len(shown) and (others or _words_found(rule.exclude_words, "lateral")):
+        left_out.append(_count(shown[len(others) :], "lateral view"))
+        shown = others
+    if len(shown) > rule.max_images:
+        left_out.append(_count(shown[rule.max_images :], "image") + f" past the limit of {rule.max_images}")
+    return shown[: rule.max_images], left_out
+
+
+def _for_processing(instance: Instance) -> bool:
+    """Raw detector data, which nobody reads and no model was trained on: to answer about it would be a guess."""
+    return instance.presentation_intent == "FOR PROCESSING" or instance.sop_class_uid in _FOR_PROCESSING
+
+
+def _is_lateral(text: str) -> bool:
+    """True for a lateral view's term or word. A lateral decubitus is a frontal view of a patient who lies on a side."""
+    words = re.findall(r"\w+", text.upper())
+    return not _LATERAL.isdisjoint(words) and not any(word.startswith("DEC") for word in words)
+
+
+def _count(items: Sequence[object], what: str) -> str:
+    return f"{len(items)} {what}{'s' if len(items) != 1 else ''}"
 
 
 def _reason(misses: Sequence[str]) -> str:
@@ -80,7 +142,7 @@ def _why_not(rule: Rule, series: Series, study_description: str) -> str:
     if not any(instance.has_pixels for instance in series.instances):
         return f"no pixels in series of modality {series.modality or 'unknown'}"
     descriptions = f"{series.description} {study_description}"
-    excluded = _words_found(rule.exclude_words, descriptions)
+    excluded = _excluded(rule, series, study_description)
     if excluded:
         return f"description says '{excluded}' (rule '{rule.name}')"
     if rule.body_parts or rule.description_words:
@@ -90,6 +152,13 @@ def _why_not(rule: Rule, series: Series, study_description: str) -> str:
         elif not _words_found(rule.description_words, descriptions):
             return f"no body part, and the description names none of {'/'.join(rule.description_words)}"
     return ""
+
+
+def _excluded(rule: Rule, series: Series, study_description: str) -> str:
+    """The word that takes the series out, or empty. What a study's description says of views, an image knows better."""
+    known = all(instance.view_position for instance in series.instances if instance.has_pixels)
+    words = [word for word in rule.exclude_words if not (known and _is_lateral(word))]
+    return _words_found(rule.exclude_words, series.description) or _words_found(words, study_description)
 
 
 def _upper(values: Iterable[str]) -> frozenset[str]:
@@ -103,25 +172,25 @@ def _words_found(words: Sequence[str], text: str) -> str:
     return ""
 
 
-def _references(series: Series) -> list[ImageReference]:
-    """The images of a series in order of instance number; of a multi-frame image its middle frame."""
-    readable = [i for i in series.instances if i.has_pixels and i.presentation_intent != "FOR PROCESSING"]
-    if not readable:  # a modality that only sends FOR PROCESSING: better that than nothing
-        readable = [i for i in series.instances if i.has_pixels]
-    readable.sort(key=_order)
-    return [
-        ImageReference(
-            series_instance_uid=series.series_instance_uid,
-            sop_instance_uid=i.sop_instance_uid,
-            sop_class_uid=i.sop_class_uid,
-            uri=i.uri,
-            frame=(i.frames + 1) // 2,
-            frames=i.frames,
-            rows=i.rows,
-            columns=i.columns,
-        )
-        for i in readable
-    ]
+def _images(series: Series) -> list[_Image]:
+    """The images of a series in order of instance number."""
+    readable = sorted((i for i in series.instances if i.has_pixels), key=_order)
+    return [_Image(series.series_instance_uid, instance) for instance in readable]
+
+
+def _reference(image: _Image) -> ImageReference:
+    """Of a multi-frame image its middle frame."""
+    instance = image.instance
+    return ImageReference(
+        series_instance_uid=image.series_instance_uid,
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        uri=instance.uri,
+        frame=(instance.frames + 1) // 2,
+        frames=instance.frames,
+        rows=instance.rows,
+        columns=instance.columns,
+    )
 
 
 def _order(instance: Instance) -> tuple[int, str]:

@@ -29,6 +29,22 @@ _REGIONS = {
     "T-D6000": "PELVIS",
 }
 
+# PS3.16 CID 4010 DX View: code (SNOMED CT, and SRT as older images have it) -> term of View Position. Views that change
+# which question can be asked; others stay empty.
+_VIEWS = {
+    "272479007": "PA",
+    "R-40888": "PA",
+    "R-10214": "PA",
+    "399348003": "AP",
+    "R-10206": "AP",
+    "399067008": "LATERAL",
+    "R-102CD": "LATERAL",
+    "399173006": "LL",
+    "R-10236": "LL",
+    "399198007": "RL",
+    "R-10232": "RL",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -108,7 +124,7 @@ def _header(file: File) -> Header:
         body_part=_body_part(dataset),
         series_description=decoder.text(dataset.raw(0x0008103E)),
         laterality=_code(dataset.ascii(0x00200062) or dataset.ascii(0x00200060)),
-        view_position=_code(dataset.ascii(0x00185101)),
+        view_position=_view(dataset),
         rows=rows,
         columns=columns,
         frames=frames,
@@ -191,6 +207,13 @@ def _body_part(dataset: Elements) -> str:
     stated = _code(dataset.ascii(0x00180015))
     region = None if stated else dataset.item(0x00082218)
     return _REGIONS.get(region.ascii(0x00080100), "") if region else stated
+
+
+def _view(dataset: Elements) -> str:
+    """View Position, else the term of the View Code that DX images carry besides or instead (PS3.3 C.8.11.5)."""
+    stated = _code(dataset.ascii(0x00185101))
+    coded = None if stated else dataset.item(0x00540220)
+    return _VIEWS.get(coded.ascii(0x00080100), "") if coded else stated
 
 
 def _uid(text: str, what: str) -> str:
