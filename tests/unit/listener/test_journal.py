@@ -1,8 +1,11 @@
 """The journal survives being cut anywhere, and says so when a line is damaged."""
 
+import errno
 import os
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from hilum_listener.handlers.journal import (
     JournalWriter,
     decode,
     encode,
+    is_growing,
     read,
 )
 
@@ -97,3 +101,123 @@ def test_after_a_failed_sync_the_next_entry_goes_to_a_new_journal(
     writer.append(association("aborted"))
     _, second = sorted(tmp_path.glob("*.jsonl"), key=lambda path: len(path.name))
     assert [entry for entry, _ in read(second, 0).entries] == [association("aborted")]
+
+
+def test_an_entry_beside_a_failed_sync_is_not_taken_for_durable_though_the_next_sync_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel reports a failed write-back once: the second thread's fdatasync returns 0 for pages that are gone."""
+    writer = JournalWriter(tmp_path, started_at=AT)
+    writer.append(association("opened"))
+    both_written = threading.Event()
+    real, reports = os.fdatasync, iter([True])
+    outcomes: dict[str, str] = {}
+
+    def fails_once(fd: int) -> None:
+        if next(reports, False):
+            assert both_written.wait(10)
+            raise OSError(errno.EIO, "input/output error")
+        real(fd)
+
+    def append(change: str) -> None:
+        try:
+            writer.append(association(change))
+            outcomes[change] = "durable"
+        except OSError as error:
+            outcomes[change] = errno.errorcode[error.errno or 0]
+
+    monkeypatch.setattr(os, "fdatasync", fails_once)
+    threads = [threading.Thread(target=append, args=(change,)) for change in ("released", "aborted")]
+    for thread in threads:
+        thread.start()
+    (path,) = tmp_path.glob("*.jsonl")
+    while len(read(path, 0).entries) < 3:
+        threading.Event().wait(0.001)
+    both_written.set()
+    for thread in threads:
+        thread.join(10)
+    assert outcomes == {"released": "EIO", "aborted": "EIO"}
+    writer.append(association("opened"))
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+def test_an_entry_that_was_synced_before_the_failure_stays_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT)
+    writer.append(association("opened"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _refusing(errno.EIO))
+        with pytest.raises(OSError, match="EIO"):
+            writer.append(association("released"))
+    first, *_ = sorted(tmp_path.glob("*.jsonl"))
+    assert read(first, 0).entries[0][0] == association("opened")
+
+
+def test_a_full_disk_that_takes_a_part_of_a_line_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT)
+    writer.append(association("opened"))
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                writer.append(association("released"))
+    writer.append(association("aborted"))
+    (path,) = tmp_path.glob("*.jsonl")
+    assert [entry for entry, _ in read(path, 0).entries] == [association("opened"), association("aborted")]
+
+
+def test_a_disk_that_fails_for_long_costs_no_descriptor_and_no_empty_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT)
+    writer.append(association("opened"))
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _refusing(errno.EIO))
+        patch.setattr(os, "fdatasync", _refusing(errno.EIO))
+        for _ in range(20):
+            with pytest.raises(OSError, match="EIO"):
+                writer.append(association("released"))
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(list(tmp_path.iterdir())) == 1
+    writer.append(association("aborted"))
+
+
+def test_a_journal_that_is_long_enough_is_followed_by_another(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT, rotate_bytes=200)
+    for _ in range(6):
+        writer.append(association("opened"))
+    first, *_, last = sorted(tmp_path.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    assert sum(len(read(path, 0).entries) for path in tmp_path.glob("*.jsonl")) == 6
+    assert not is_growing(first)
+    assert is_growing(last)
+
+
+def test_a_journal_grows_from_before_it_has_its_name_until_its_writer_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT)
+    seen: list[bool] = []
+    real = os.rename
+
+    def look(source: Path, target: Path) -> None:
+        real(source, target)
+        seen.append(is_growing(target))
+
+    monkeypatch.setattr(os, "rename", look)
+    writer.append(association("opened"))
+    assert seen == [True]
+    writer.close()
+    (path,) = tmp_path.glob("*.jsonl")
+    assert not is_growing(path)
+
+
+def _refusing(number: int) -> Any:
+    def refuse(*_args: Any) -> None:
+        raise OSError(number, errno.errorcode[number])
+
+    return refuse

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 stopped, 1 a role crashed, 2 it can't start as it is configured."""
     given = _parse(arguments)
     logs.configure("listener")
+    warnings.simplefilter("ignore")  # pydicom's name values of the data set, which may be a patient's
     try:
         site = load(given.config)
     except ConfigError as error:

@@ -4,26 +4,32 @@ One JSON object a line, ended by a CRC-32 of what stands before it. A process wr
 another's; a line that a kill tore has no line feed or a wrong sum, and was never acknowledged.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import threading
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+ROTATE_BYTES = 64 << 20
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + len(b'"}')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceReceived:
-    """One C-STORE whose file is durable. `size` in bytes and `sha256` (64 hex digits) are those of the stored file."""
+    """One C-STORE whose file is durable. `size` in bytes is that of the stored file.
+
+    `sha256` (64 hex digits) too, or it is empty: then whoever folds the entry into the index reads the file for it.
+    """
 
     uri: str
-    sha256: str
     size: int
     sop_instance_uid: str
     sop_class_uid: str
@@ -32,6 +38,7 @@ class InstanceReceived:
     peer: str
     association: str
     received_at: datetime
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,11 @@ _TIMES = ("received_at", "at")
 
 def encode(entry: Entry) -> bytes:
     """The entry as one line, line feed included."""
-    values: dict[str, Any] = {"type": _NAMES[type(entry)], **asdict(entry)}
-    for name in _TIMES:
-        if name in values:
-            values[name] = values[name].isoformat(timespec="microseconds")
+    kind = type(entry)
+    values: dict[str, Any] = {"type": _NAMES[kind]}
+    for name in kind.__slots__:
+        value = getattr(entry, name)
+        values[name] = value.isoformat(timespec="microseconds") if name in _TIMES else value
     body = json.dumps(values, separators=(",", ":")).encode()[:-1]
     return b'%s%s%08x"}\n' % (body, _CRC, zlib.crc32(body))
 
@@ -76,67 +84,141 @@ def decode(line: bytes) -> Entry | None:
     return kind(**values)
 
 
-class JournalWriter:
-    """Appends entries; several threads share one sync when they append at the same time."""
+@dataclass(slots=True, eq=False)
+class _File:
+    """One journal of this process. `waiting`: appends between their write and the answer to their sync."""
 
-    def __init__(self, folder: Path, *, started_at: datetime) -> None:
+    fd: int
+    size: int = 0
+    synced: int = 0
+    waiting: int = 0
+    failed: bool = False
+    retired: bool = False
+
+
+class JournalWriter:
+    """Appends entries; several threads share one sync when they append at the same time.
+
+    Each journal is locked (flock) from before it has its name until its writer closes it or dies, so that a reader
+    knows which journals can't grow any more.
+    """
+
+    def __init__(self, folder: Path, *, started_at: datetime, rotate_bytes: int = ROTATE_BYTES) -> None:
         self._folder = folder
+        self._rotate_bytes = rotate_bytes
         self._stem = f"{started_at.astimezone(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
         self._opened = 0
-        self._fd = -1
-        self._broken = True  # the first append opens the first file
+        self._file: _File | None = None  # the first append opens the first one
         self._write_lock = threading.Lock()
         self._sync_lock = threading.Lock()
-        self._written = 0
-        self._synced = 0
 
     def append(self, entry: Entry, *, sync: bool = True) -> None:
         """Returns when the entry is durable, or with `sync=False` when it is written.
 
         Raises:
-            OSError: it isn't. The next entry goes to a new file, since nobody knows what this one holds (after a
-                failed sync the kernel forgets what it could not write).
+            OSError: it isn't. After a failed sync the kernel forgets what it could not write and reports it to one
+                thread only; so every entry of that file that isn't synced yet fails, and the next goes to a new file.
         """
         line = encode(entry)
         with self._write_lock:
-            if self._broken:
-                self._open()
-            fd = self._fd
-            try:
-                if os.write(fd, line) != len(line):
-                    raise OSError("the journal took a part of a line")
-            except OSError:
-                self._broken = True
-                raise
-            self._written += 1
-            mine = self._written
-        if sync:
-            self._sync(mine, fd)
+            file = self._current()
+            self._write(file, line)
+            file.waiting += 1
+            end = file.size
+        try:
+            if sync:
+                self._sync(file, end)
+        finally:
+            with self._write_lock:
+                file.waiting -= 1
+                self._close_if_done(file)
 
-    def _sync(self, mine: int, fd: int) -> None:
+    def close(self) -> None:
+        """Lets go of the current journal; another entry would open a new one."""
+        with self._write_lock:
+            self._retire()
+
+    def _current(self) -> _File:
+        file = self._file
+        if file is not None and not file.failed and file.size < self._rotate_bytes:
+            return file
+        self._retire()
+        self._file = self._open()
+        return self._file
+
+    def _write(self, file: _File, line: bytes) -> None:
+        """Takes the whole line, or leaves the file as it was (a full disk takes a part of it)."""
+        try:
+            done = os.write(file.fd, line)
+            if done != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except BaseException:
+            try:
+                os.ftruncate(file.fd, file.size)
+            except OSError:
+                file.failed = True
+            raise
+        file.size += done
+
+    def _sync(self, file: _File, end: int) -> None:
         with self._sync_lock:
-            if fd == self._fd and self._synced >= mine:
+            if file.synced >= end:
                 return
-            target = self._written
+            if file.failed:
+                raise OSError(errno.EIO, "an earlier sync of this journal failed")
+            target = file.size
             try:
-                os.fdatasync(fd)
-            except OSError:
-                self._broken = True
+                os.fdatasync(file.fd)
+            except BaseException:
+                file.failed = True
                 raise
-            if fd == self._fd:
-                self._synced = target
+            file.synced = target
 
-    def _open(self) -> None:
-        """A new file; the old descriptor stays open, since a thread may be about to sync it."""
+    def _open(self) -> _File:
         suffix = f"-{self._opened}" if self._opened else ""
         path = self._folder / f"{self._stem}{suffix}.jsonl"
+        unnamed = path.with_suffix(".part")
         self._opened += 1
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        with self._sync_lock:
-            self._fd = fd
-            self._synced = self._written
-        sync_folder(self._folder)
-        self._broken = False
+        fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.rename(unnamed, path)
+            sync_folder(self._folder)
+        except BaseException:
+            os.close(fd)
+            for left in (unnamed, path):
+                with contextlib.suppress(OSError):
+                    left.unlink(missing_ok=True)
+            raise
+        return _File(fd)
+
+    def _retire(self) -> None:
+        if self._file is not None:
+            self._file.retired = True
+            self._close_if_done(self._file)
+            self._file = None
+
+    def _close_if_done(self, file: _File) -> None:
+        """A retired journal stays open as long as a thread may be about to sync it."""
+        if file.retired and not file.waiting and file.fd >= 0:
+            os.close(file.fd)
+            file.fd = -1
+
+
+def is_growing(path: Path) -> bool:
+    """True while a process that is alive may append to the journal.
+
+    Raises:
+        OSError: the journal can't be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
