@@ -8,11 +8,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from hilum.adapters.sql import tables
+from hilum.adapters.sql import ledger, tables
 from hilum.adapters.sql.database import open_database, transaction
 from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
 from hilum.adapters.sql.schema import migrate
+from hilum.contracts.messages import StudyEnded
 from hilum.domain.errors import Busy, Reject, Retry
+from hilum.domain.identity import study_key
+from hilum.domain.results import AiState
 from hilum.ports.events import Outgoing, Received
 from hilum.runtime.consume import consume
 from hilum.runtime.logs import Log
@@ -131,3 +134,66 @@ def test_a_bug_ends_the_loop_and_commits_nothing(engine: Engine) -> None:
     with pytest.raises(ZeroDivisionError):
         run(engine, [ZeroDivisionError()])
     assert payloads(consumer(engine).poll(timeout_s=0)) == ["1"]
+
+
+def letter(engine: Engine, payload: str, reason: str = "no box") -> list[Received]:
+    """Makes the message a dead letter; what is on `study.ended` afterwards."""
+    publish(engine, payload)
+    reader = consumer(engine)
+    (received,) = reader.poll(timeout_s=0)
+    with transaction(engine) as connection:
+        reader.dead_letter(connection, received, reason)
+    return list(consumer(engine, "other", ("study.ended",)).poll(timeout_s=0))
+
+
+def test_a_dead_letter_ends_the_revision_that_it_names_as_failed_with_the_reason(engine: Engine) -> None:
+    (message,) = letter(engine, '{"study_instance_uid": "1.2.3", "revision": 4, "images": "none at all"}')
+    ended = StudyEnded.model_validate_json(message.payload)
+    assert (ended.study_instance_uid, ended.revision, ended.state) == ("1.2.3", 4, AiState.FAILED)
+    assert ended.reason == "a message about it could not be handled (a): no box"
+    assert (ended.ended_at, message.key) == (CLOCK.now(), study_key("1.2.3"))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "not even JSON",
+        "[]",
+        '{"study_instance_uid": "1.2.3"}',
+        '{"revision": 1}',
+        '{"study_instance_uid": "Doe^Jane", "revision": 1}',
+        '{"study_instance_uid": "1.2.3", "revision": 0}',
+        '{"study_instance_uid": "1.2.3", "revision": 99999999999999999999}',
+    ],
+)
+def test_a_dead_letter_that_names_no_revision_is_only_kept(engine: Engine, payload: str) -> None:
+    assert letter(engine, payload) == []
+    with engine.connect() as connection:
+        assert ledger.count_dead_letters(connection) == 1
+
+
+def test_a_dead_letter_and_the_end_that_it_causes_exist_together_or_not_at_all(engine: Engine) -> None:
+    publish(engine, '{"study_instance_uid": "1.2.3", "revision": 1}')
+    reader = consumer(engine)
+    (received,) = reader.poll(timeout_s=0)
+
+    def fail() -> None:
+        with transaction(engine) as connection:
+            reader.dead_letter(connection, received, "no box")
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert payloads(consumer(engine, "other", ("study.ended",)).poll(timeout_s=0)) == []
+    with engine.connect() as connection:
+        assert ledger.count_dead_letters(connection) == 0
+
+
+def test_an_end_that_becomes_a_dead_letter_itself_causes_no_other(engine: Engine) -> None:
+    (message,) = letter(engine, '{"study_instance_uid": "1.2.3", "revision": 1}')
+    reader = consumer(engine, "other", ("study.ended",))
+    with transaction(engine) as connection:
+        reader.dead_letter(connection, message, "no room")
+    assert payloads(reader.poll(timeout_s=0)) == []
+    with engine.connect() as connection:
+        assert ledger.count_dead_letters(connection) == 2

@@ -42,5 +42,9 @@ class Consumer(Protocol):
         ...
 
     def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
-        """Stores the message with its reason and commits it, inside the same transaction."""
+        """Stores the message with its reason and commits it, inside the transaction of `connection`.
+
+        When the message names its revision, `study.ended` (failed, with the reason) is published in that transaction as
+        well, so that the revision ends visibly; the end of an end is not.
+        """
         ...

@@ -15,10 +15,15 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from hilum.adapters.sql.database import reading
 from hilum.adapters.sql.tables import consumer_offsets, dead_letters, events
+from hilum.contracts.topics import STUDY_ENDED
+from hilum.contracts.unhandled import failed_end
+from hilum.domain.identity import study_key
 from hilum.ports.clock import Clock
 from hilum.ports.events import Outgoing, Received
 
 _POLL_S = 0.02
+_DEAD_LETTER = "dead-letter"
+"""Header of an end that a dead letter caused: which message it was."""
 
 
 class SqlPublisher:
@@ -82,7 +87,7 @@ class SqlConsumer:
         self._version = None
 
     def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
-        connection.execute(
+        written = connection.execute(
             upsert(dead_letters)
             .values(
                 consumer_group=self._group,
@@ -95,7 +100,16 @@ class SqlConsumer:
             )
             .on_conflict_do_nothing()
         )
+        if written.rowcount and _DEAD_LETTER not in received.headers:
+            self._end_revision(connection, received, reason)
         self.commit(connection, received)
+
+    def _end_revision(self, connection: Any, received: Received, reason: str) -> None:
+        ended = failed_end(received.payload, topic=received.topic, reason=reason, now=self._clock.now())
+        if ended is not None:
+            key, headers = study_key(ended.study_instance_uid), {_DEAD_LETTER: f"{received.topic}@{received.offset}"}
+            message = Outgoing(STUDY_ENDED.name, key, ended.model_dump_json(), headers)
+            SqlPublisher(self._clock).publish(connection, [message])
 
     def close(self) -> None:
         if self._watch is not None:
