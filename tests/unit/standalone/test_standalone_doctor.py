@@ -76,6 +76,25 @@ def test_another_schema_is_red(data: Path) -> None:
     assert "schema 0000, this release has" in found["Database"].found
 
 
+@pytest.mark.parametrize("broken", ["no database", "a table is gone"])
+def test_a_broken_database_is_red_and_one_line_for_the_other_commands(hilum: Hilum, data: Path, broken: str) -> None:
+    if broken == "no database":
+        (data / "hilum.db").write_bytes(b"something else, longer than the header of a database file " * 20)
+        for rest in data.glob("hilum.db-*"):
+            rest.unlink()
+    else:
+        engine = open_database(database_path(data))
+        with transaction(engine) as connection:
+            connection.exec_driver_sql("DROP TABLE deliveries")
+        engine.dispose()
+    checks = [c for c in installation(data, parse("")) if c.what == "Database"]
+    assert checks[-1].grade is Grade.RED
+    assert "is broken or not of this release (SQLITE_" in checks[-1].found
+    done = hilum("studies", "--data", data)
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    assert "hilum doctor" in done.output
+
+
 def test_dead_letters_and_parked_deliveries_are_red_with_their_reasons(data: Path) -> None:
     engine = open_database(database_path(data))
     with transaction(engine) as connection:

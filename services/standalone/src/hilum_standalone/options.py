@@ -65,7 +65,9 @@ def ledger_of(data: Path) -> "Iterator[Connection]":
     """A consistent view of the folder's database."""
     if not (data / "hilum.db").exists():
         raise Unusable(f"{data} holds no Hilum data; start Hilum with: hilum up --data {data}")
-    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading
+    from sqlalchemy.exc import DBAPIError
+
+    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading, trouble
     from hilum.domain.errors import Busy
 
     path = database_path(data)
@@ -77,6 +79,8 @@ def ledger_of(data: Path) -> "Iterator[Connection]":
             yield connection
     except Busy as error:
         raise Unusable(f"{path}: {error.reason}") from error
+    except DBAPIError as error:
+        raise Unusable(f"{path} can't be used ({trouble(error)}); hilum doctor --data {data} says more") from error
     finally:
         engine.dispose()
 

@@ -29,8 +29,9 @@ def _database(data: Path, start: str) -> Iterator[Check]:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
     from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
 
-    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading
+    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading, trouble
     from hilum.adapters.sql.schema import MIGRATIONS
     from hilum.domain.errors import Busy
 
@@ -55,6 +56,9 @@ def _database(data: Path, start: str) -> Iterator[Check]:
             yield from _stuck(connection)
     except Busy as error:
         yield red("Database", error.reason, "look at its file and at what holds it open")
+    except DBAPIError as error:
+        broken = f"{database_path(data)} is broken or not of this release ({trouble(error)})"
+        yield red("Database", broken, f"stop Hilum, keep a copy of {data}, then bring back a backup of the file")
     finally:
         engine.dispose()
 

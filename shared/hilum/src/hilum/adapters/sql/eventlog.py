@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from hilum.adapters.sql.database import reading
+from hilum.adapters.sql.database import passing_trouble_is_busy, reading
 from hilum.adapters.sql.tables import consumer_offsets, dead_letters, events
 from hilum.contracts.topics import STUDY_ENDED
 from hilum.contracts.unhandled import failed_end
@@ -118,9 +118,10 @@ class SqlConsumer:
 
     def _changed(self) -> bool:
         """True when another connection committed since the last look (PRAGMA data_version; microseconds)."""
-        if self._watch is None:
-            self._watch = self._engine.raw_connection()
-        version = self._watch.cursor().execute("PRAGMA data_version").fetchone()[0]
+        with passing_trouble_is_busy():
+            if self._watch is None:
+                self._watch = self._engine.raw_connection()
+            version = self._watch.cursor().execute("PRAGMA data_version").fetchone()[0]
         if version == self._version:
             return False
         self._version = version
