@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hilum_standalone.options import Unusable
@@ -124,7 +124,16 @@ def pick_port(host: str, port: int, option: str) -> int:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Whoever reads the path sees the old text or the new one, never a part."""
+    """Whoever reads the path sees the old text or the new one, never a part.
+
+    Raises:
+        OSError: it can't be written; the old text stays.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise

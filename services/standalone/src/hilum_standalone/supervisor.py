@@ -2,16 +2,18 @@
 
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from hilum_standalone.folder import write_atomically
 
@@ -20,6 +22,7 @@ _LONGEST_PAUSE_S = 30.0
 _STEADY_S = 30.0  # a service that ran this long starts again without a longer pause
 _LOG_BYTES = 10_000_000
 _LOGS_KEPT = 3
+_NOTE_AGAIN_S = 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -45,6 +48,8 @@ class _Child:
 class Supervisor:
     """Not thread-safe: start, tick and stop belong to the main thread (a child follows the thread that made it).
 
+    What it writes itself is for people to read; where that can't be written (a full disk) supervision goes on.
+
     Args:
         say: told in one line when a service ends unasked.
         inherit: descriptors that the services keep open (the folder's lock).
@@ -56,6 +61,8 @@ class Supervisor:
         self._say = say
         self._inherit = inherit
         self._die_with_parent = _death_signal()
+        self._troubled: set[str] = set()  # what can't be done at the moment; each was told once
+        self._note_due_at = 0.0
 
     def start(self) -> None:
         for child in self._children:
@@ -77,7 +84,7 @@ class Supervisor:
             elif child.popen is not None and now - child.started_at > _STEADY_S:
                 child.pause_s = _FIRST_PAUSE_S
             _rotate(self.log_of(child.program.name))
-        if changed:
+        if changed or now >= self._note_due_at:
             self._note()
 
     def waiting_for(self) -> tuple[str, ...]:
@@ -106,22 +113,45 @@ class Supervisor:
             with suppress(subprocess.TimeoutExpired):
                 child.popen.wait(max(deadline - time.monotonic(), 0.05))
             if child.popen.poll() is None:
-                self._say(f"{child.program.name} did not stop in time and was killed")
+                self._tell(f"{child.program.name} did not stop in time and was killed")
                 child.popen.kill()
                 child.popen.wait()
 
     def _start(self, child: _Child) -> None:
-        with self.log_of(child.program.name).open("ab") as log:
-            child.popen = subprocess.Popen(
-                [sys.executable, *child.program.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(self._inherit,),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops them in order
-                preexec_fn=self._die_with_parent,
-            )
-        child.started_at = time.monotonic()
+        now = time.monotonic()
+        name = child.program.name
+        try:
+            with self._output(name) as output:
+                child.popen = subprocess.Popen(
+                    [sys.executable, *child.program.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(self._inherit,),
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops them in order
+                    preexec_fn=self._die_with_parent,
+                )
+        except OSError as error:  # no process or no memory is left
+            child.due_at = now + child.pause_s
+            child.pause_s = min(child.pause_s * 2, _LONGEST_PAUSE_S)
+            self._trouble(f"{name} can't be started and is tried again", error)
+        else:
+            child.started_at = now
+            self._better(f"{name} can't be started and is tried again")
+
+    @contextmanager
+    def _output(self, name: str) -> Iterator[IO[bytes] | int]:
+        """Where a service writes: its log, or the supervisor's own standard error where no log can be opened."""
+        what = f"{name}'s log can't be opened, so it writes here"
+        try:
+            log = self.log_of(name).open("ab")
+        except OSError as error:
+            self._trouble(what, error)
+            yield _own_stderr()
+            return
+        self._better(what)
+        with log:
+            yield log
 
     def _ended(self, child: _Child, now: float) -> None:
         assert child.popen is not None
@@ -129,17 +159,50 @@ class Supervisor:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         child.popen = None
         child.due_at = now + child.pause_s
-        self._say(
+        self._tell(
             f"{child.program.name} {how}; it starts again in {child.pause_s:g} s "
             f"(log: {self.log_of(child.program.name)})"
         )
         child.pause_s = min(child.pause_s * 2, _LONGEST_PAUSE_S)
 
     def _note(self) -> None:
+        """Writes who runs to `run/processes.json`; a note that failed is tried again a little later."""
         entries = {
             c.program.name: {"pid": c.popen.pid, "restarts": c.restarts} for c in self._children if c.popen is not None
         }
-        write_atomically(self._data / "run" / "processes.json", json.dumps(entries, indent=1))
+        path = self._data / "run" / "processes.json"
+        what = f"{path} can't be written"
+        try:
+            write_atomically(path, json.dumps(entries, indent=1))
+        except OSError as error:
+            self._note_due_at = time.monotonic() + _NOTE_AGAIN_S
+            self._trouble(what, error)
+        else:
+            self._note_due_at = math.inf
+            self._better(what)
+
+    def _tell(self, line: str) -> None:
+        with suppress(OSError):  # nobody listens any more, or the output is a file on a full disk
+            self._say(line)
+
+    def _trouble(self, what: str, error: OSError) -> None:
+        """Says on standard error what can't be done, once until it can be done again."""
+        if what not in self._troubled:
+            self._troubled.add(what)
+            with suppress(OSError, ValueError):  # standard error itself may be full or closed
+                print(f"{what}: {error.strerror or type(error).__name__}", file=sys.stderr, flush=True)
+
+    def _better(self, what: str) -> None:
+        self._troubled.discard(what)
+
+
+def _own_stderr() -> int:
+    """The descriptor of standard error; /dev/null's for Popen when there is none."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return 2
 
 
 def _death_signal() -> Callable[[], None] | None:
