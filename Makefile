@@ -13,7 +13,7 @@ DICOM_PORT ?= 11112
 HTTP_PORT ?= 8080
 PYTEST ?= $(BIN)/pytest
 
-.PHONY: help setup run test check bench lock services train-setup clean
+.PHONY: help setup run test check bench lock services train-setup test-modelops prove-fresh clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 16
@@ -69,6 +69,13 @@ train-setup: $(VENV)/.bootstrap  ## a second environment (.venv-modelops) with t
 	$(BIN)/uv pip install --python .venv-modelops/bin/python --require-hashes -r requirements/train.txt
 	$(BIN)/uv pip install --python .venv-modelops/bin/python --no-deps --no-build-isolation \
 	  -e shared/medmo -e services/modelops
+
+test-modelops: train-setup  ## the trainer's tests, which need torch and are skipped by `make test`
+	$(BIN)/uv pip install --python .venv-modelops/bin/python -c requirements/test.txt pytest
+	.venv-modelops/bin/python -m pytest -q -p no:cacheprovider tests/unit/modelops/test_training.py
+
+prove-fresh:  ## the set-up and the demo on a Debian that has nothing (needs root and debootstrap)
+	tests/tools/fresh-machine
 
 clean:  ## remove environments and build products, never data
 	rm -rf .venv .venv-modelops build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
