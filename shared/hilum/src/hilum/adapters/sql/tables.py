@@ -81,6 +81,7 @@ studies = Table(
     Column("header", JSON, nullable=False),  # hilum.domain.study.StudyHeader as a dict (patient nested)
     Column("conflict", Text, nullable=False),  # why images of this study disagree, or empty
     Column("calling_ae", String(16), nullable=False),
+    Column("receiving_since", Instant),  # first image since the newest revision; null in rows of 0.2
     Index("ix_studies_receiving", "receiving", "last_received_at"),
     comment="listener/assemble",
 )
@@ -141,6 +142,86 @@ quarantine = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("received_at", Instant, nullable=False),
     comment="listener/assemble: received bytes that could not be indexed, kept where `uri` says",
+)
+
+study_senders = Table(
+    "study_senders",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("association", String(64), primary_key=True),
+    Column("state", String(8), nullable=False),  # open, released, aborted
+    Index("ix_study_senders_association", "association"),
+    comment="listener/assemble: the associations that brought images of a study since its newest revision",
+)
+
+procedure_steps = Table(
+    "procedure_steps",
+    metadata,
+    Column("step_uid", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), primary_key=True, index=True),
+    Column("status", String(16), nullable=False),  # hilum.domain.study.StepStatus
+    Column("reason", String(128), nullable=False),  # why it was discontinued, from the code's list
+    Column("instances", JSON, nullable=False),  # [[SOP class, SOP instance], ...] of its performed series
+    Column("calling_ae", String(16), nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    comment="listener/assemble: modality performed procedure steps",
+)
+
+availability_notices = Table(
+    "availability_notices",
+    metadata,
+    Column("notice", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), primary_key=True, index=True),
+    Column("instances", JSON, nullable=False),  # as in procedure_steps
+    Column("calling_ae", String(16), nullable=False),
+    Column("received_at", Instant, nullable=False),
+    comment="listener/assemble: instance availability notifications",
+)
+
+commitment_requests = Table(
+    "commitment_requests",
+    metadata,
+    Column("notice", String(64), primary_key=True),  # stands for the requester and its transaction
+    Column("transaction_uid", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("association", String(64), nullable=False),
+    Column("instances", JSON, nullable=False),  # as in procedure_steps
+    Column("state", String(12), nullable=False),  # asked, due, sending, delivered
+    Column("report", JSON, nullable=False),  # {"committed": [...], "failed": [[class, instance, reason], ...]}
+    Column("attempts", Integer, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("lease_until", Instant),
+    Column("due_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at", Instant, nullable=False),
+    Column("delivered_at", Instant),
+    Index("ix_commitment_requests_state", "state", "due_at"),
+    comment="listener/assemble takes them in and decides them; listener/commit reports",
+)
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("basis", String(8), nullable=False),  # archive, pacs
+    Column("committed_at", Instant, nullable=False),
+    comment="listener/assemble: what Hilum answered for; retention never deletes it",
+)
+
+committed_elsewhere = Table(
+    "committed_elsewhere",
+    metadata,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("calling_ae", String(16), primary_key=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("failure_reason", Integer),  # PS3.3 C.14.1.1; null: committed
+    Column("reported_at", Instant, nullable=False),
+    comment="listener/assemble: what others answer for, from their N-EVENT-REPORTs",
 )
 
 # --- listener/route ---------------------------------------------------------------------------------------------------
