@@ -1,6 +1,7 @@
 """`hilum up` before anything starts: what it refuses, in one line and with exit code 2."""
 
 import fcntl
+import io
 import os
 import socket
 from collections.abc import Callable
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 
 from hilum.runtime.config import FhirDestination, Site, load, parse
+from hilum_standalone.commands.up import announce
 from hilum_standalone.options import Unusable
 from hilum_standalone.plan import make_plan
 from hilum_standalone.toml_text import toml_text
@@ -85,17 +88,32 @@ def test_exit_when_done_goes_with_the_demo_only(hilum: Hilum, tmp_path: Path) ->
     assert "goes with --demo" in done.output
 
 
-def test_the_demo_adds_three_simulations_to_the_destinations_of_the_file(tmp_path: Path) -> None:
+def test_the_demo_keeps_simulations_alone_adds_three_and_says_what_it_left_out(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    theirs = FhirDestination(name="theirs", kind="fhir", url="http://192.0.2.1/fhir")
-    plan = make_plan(tmp_path, Site(destinations=(theirs,)), base=tmp_path, dicom_port=0, http_port=0, demo=True)
-    assert plan.site.destinations[0] == theirs
-    assert [(d.name, d.kind, d.simulation) for d in plan.site.destinations[1:]] == [
+    clinical = FhirDestination(name="clinical", kind="fhir", url="http://192.0.2.1/fhir")
+    lab = FhirDestination(name="lab", kind="fhir", url="http://192.0.2.2/fhir", simulation=True)
+    site = Site(destinations=(clinical, lab))
+    plan = make_plan(tmp_path, site, base=tmp_path, dicom_port=0, http_port=0, demo=True)
+    assert [(d.name, d.kind, d.simulation) for d in plan.site.destinations] == [
+        ("lab", "fhir", True),
         ("demo-pacs", "dicom", True),
         ("demo-fhir", "fhir", True),
         ("demo-ris", "hl7", True),
     ]
     assert load(plan.config) == plan.site
+    told = io.StringIO()
+    announce(plan, Console(file=told, width=200))
+    assert "nothing is sent to clinical while it runs" in told.getvalue()
+
+
+def test_without_the_demo_every_configured_destination_is_served(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    site = Site(destinations=(FhirDestination(name="clinical", kind="fhir", url="http://192.0.2.1/fhir"),))
+    plan = make_plan(tmp_path, site, base=tmp_path, dicom_port=0, http_port=0, demo=False)
+    assert plan.site.destinations == site.destinations
+    told = io.StringIO()
+    announce(plan, Console(file=told, width=200))
+    assert "clinical" not in told.getvalue()
 
 
 def test_the_demo_may_send_where_peers_are_configured(tmp_path: Path) -> None:
@@ -107,7 +125,8 @@ def test_the_demo_may_send_where_peers_are_configured(tmp_path: Path) -> None:
 
 def test_a_destination_with_a_name_of_the_demo_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    site = Site(destinations=(FhirDestination(name="demo-fhir", kind="fhir", url="http://192.0.2.1"),))
+    theirs = FhirDestination(name="demo-fhir", kind="fhir", url="http://192.0.2.1", simulation=True)
+    site = Site(destinations=(theirs,))
     with pytest.raises(Unusable, match="two destinations are named 'demo-fhir'"):
         make_plan(tmp_path, site, base=tmp_path, dicom_port=0, http_port=0, demo=True)
 

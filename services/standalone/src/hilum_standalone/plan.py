@@ -27,11 +27,14 @@ class DemoPorts:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`left_out`: the configured destinations that the demo leaves out, since patients may depend on them."""
+
     data: Path
     site: Site
     dicom_port: int
     http_port: int
     demo: DemoPorts | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def config(self) -> Path:
@@ -59,7 +62,8 @@ def make_plan(data: Path, site: Site, *, base: Path, dicom_port: int, http_port:
         effective = parse(text, name="the configuration with the demo's destinations")
     except ConfigError as error:
         raise Unusable(str(error)) from error
-    plan = Plan(data, effective, dicom, http, ports)
+    left_out = tuple(d.name for d in site.destinations if demo and not d.simulation)
+    plan = Plan(data, effective, dicom, http, ports, left_out=left_out)
     write_atomically(plan.config, "# Written by `hilum up`; edit the file given with --config instead.\n" + text)
     return plan
 
@@ -69,7 +73,9 @@ def _effective(site: Site, base: Path, ports: DemoPorts | None) -> dict[str, Any
     for table, key in _paths(values):
         table[key] = str((base / str(table[key])).absolute())
     if ports is not None:
-        values["destinations"] = [*site.model_dump(mode="json")["destinations"], *_demo_destinations(ports)]
+        # The demo's studies are of nobody: whatever model reads them, they reach no system that patients depend on.
+        kept = [d.model_dump(mode="json") for d in site.destinations if d.simulation]
+        values["destinations"] = [*kept, *_demo_destinations(ports)]
         if site.peers:  # with peers configured, nobody else may send
             caller = {"ae_title": DEMO_CALLING_AE, "host": LOOPBACK}
             values["peers"] = [*site.model_dump(mode="json", exclude_none=True)["peers"], caller]

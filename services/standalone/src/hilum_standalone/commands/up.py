@@ -30,7 +30,8 @@ def up(data: Path, dicom_port: int, http_port: int, config: Path | None, demo: b
     --data. A service that ends is started again; its log is in DATA/logs.
 
     With --demo, a DICOM, an FHIR and an HL7 receiver keep what they get in DATA/received, and sample studies
-    (generated ones, and public real images that come with pydicom) are sent through real associations.
+    (generated ones, and public real images that come with pydicom) are sent through real associations. Of the
+    configured destinations only those with simulation = true get anything then.
     """
     if exit_when_done and not demo:
         raise click.UsageError("--exit-when-done goes with --demo")
@@ -81,7 +82,7 @@ def _run(plan: "Plan", lock: int, exit_when_done: bool) -> int:
         supervisor.start()
         if not _wait_until_ready(supervisor, stop.wait, console):
             return 0 if stop.is_set() else 1
-        _announce(plan, console)
+        announce(plan, console)
         if plan.demo is not None:
             demo = DemoRun(plan, console, stop)
             demo.start()
@@ -124,7 +125,8 @@ def _tail(log: Path, lines: int = 8) -> str:
         return "(there is no log)"
 
 
-def _announce(plan: "Plan", console: "Console") -> None:
+def announce(plan: "Plan", console: "Console") -> None:
+    """Where it listens, where its data is, and what an operator should know about this start."""
     site = plan.site
     lines = [
         f"DICOM  {site.ae_title}@{site.listener.host}:{plan.dicom_port}",
@@ -135,6 +137,11 @@ def _announce(plan: "Plan", console: "Console") -> None:
         lines.append(
             "Warning: no peers are configured, so any AE title may send, from this machine only. "
             "List those that may in hilum.toml ([[peers]])."
+        )
+    if plan.left_out:
+        lines.append(
+            f"Demo: nothing is sent to {', '.join(plan.left_out)} while it runs, since only destinations with "
+            "simulation = true take part."
         )
     if not site.destinations:
         lines.append("No destination is configured: results stay here (`hilum export` writes them to files).")
