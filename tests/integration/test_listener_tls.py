@@ -17,7 +17,7 @@ from hilum.runtime.config import Tls
 from hilum.testing.dicom_files import write
 from hilum.testing.external import free_port
 from hilum_listener.testing_scp import Running, associate, dcmtk, small_image, start_scp
-from hilum_listener.transport.tls import CertificateUnusable, server_context
+from hilum_listener.transport.certificates import CertificateUnusable, server_context
 
 CT1, CT2, OTHER = "ct1", "ct2", "other"
 

@@ -56,6 +56,6 @@ def test_every_key_has_a_comment_before_it_or_before_its_first_use() -> None:
 
 def test_values_that_are_not_called_examples_are_the_defaults() -> None:
     example, default = load(EXAMPLE), Site()
-    assert example.listener.model_copy(update={"tls": None}) == default.listener
+    assert example.listener.model_copy(update={"tls": None, "stow": None}) == default.listener
     for part in ("worklist", "worker", "results", "rules", "ae_title"):
         assert getattr(example, part) == getattr(default, part)

@@ -1,4 +1,4 @@
-"""`python -m hilum_listener ROLE… --data DIR`: runs one or more of the roles scp, assemble, route as threads."""
+"""`python -m hilum_listener ROLE… --data DIR`: runs one or more of the roles scp, stow, assemble, route as threads."""
 
 import argparse
 import os
@@ -8,30 +8,24 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Engine
-
-from hilum.adapters.sql.database import database_path, open_database, transaction
-from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
-from hilum.contracts.topics import STUDY_READY
 from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
 from hilum.runtime.config import ConfigError, Site, load
-from hilum.runtime.consume import consume
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
-from hilum_listener.handlers.assemble import Assembler, wait_for_schema
 from hilum_listener.handlers.journal import JournalWriter
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
-from hilum_listener.handlers.route import GROUP, Router
 from hilum_listener.handlers.spool import Spool
-from hilum_listener.settings import AssembleSettings, Places, RouteSettings, ScpSettings
-from hilum_listener.transport.scp import Scp
-from hilum_listener.transport.tls import CertificateUnusable
+from hilum_listener.settings import AssembleSettings, Places, RouteSettings, ScpSettings, StowSettings
+from hilum_listener.transport.certificates import CertificateUnusable, certificate_der
 
 _LOG = logs.Log("hilum.listener")
 _JOIN_S = 9.5
 _SIGNAL_S = 0.2
 _CLOCK = SystemClock()
 
+# Each role imports its own libraries: a receiver without pydicom's dictionary or SQLAlchemy is half as large.
+
+ROLES = ("scp", "stow", "assemble", "route")
 Role = Callable[[threading.Event], None]
 
 
@@ -55,22 +49,31 @@ def main(arguments: list[str] | None = None) -> int:
     roles: dict[str, Role] = {}
     if "scp" in given.roles:
         roles["scp"] = _scp(places, ScpSettings.of(site, port=given.port))
+    if "stow" in given.roles:
+        roles["stow"] = _stow(
+            Places(given.data, incoming_name="incoming-stow"), StowSettings.of(site, port=given.http_port)
+        )
     if {"assemble", "route"} & set(given.roles):
         places.data.mkdir(parents=True, exist_ok=True)
-        roles.update(_database_roles(given.roles, places, site, open_database(database_path(places.data))))
+        roles.update(_database_roles(given.roles, places, site))
     return run_roles(roles, stop)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hilum_listener", description="Receives, assembles and routes studies.")
-    parser.add_argument("roles", nargs="+", choices=["scp", "assemble", "route"], metavar="scp|assemble|route")
+    parser.add_argument("roles", nargs="+", choices=ROLES, metavar="|".join(ROLES))
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--config", type=Path, help="hilum.toml")
     parser.add_argument("--port", type=int, default=11112, help="where scp listens; 0 takes a free one")
+    parser.add_argument(
+        "--http-port", type=int, help="where stow listens, instead of the configured port; 0: a free one"
+    )
     return parser.parse_args(arguments)
 
 
 def _scp(places: Places, settings: ScpSettings) -> Role:
+    from hilum_listener.transport.scp import Scp
+
     def run(stop: threading.Event) -> None:
         try:
             lock(places.run)
@@ -93,7 +96,41 @@ def _scp(places: Places, settings: ScpSettings) -> Role:
     return run
 
 
-def _database_roles(names: list[str], places: Places, site: Site, engine: Engine) -> dict[str, Role]:
+def _stow(places: Places, settings: StowSettings) -> Role:
+    from hilum_listener.transport.stow import StowDoor
+    from hilum_listener.transport.stow_server import StowServer
+
+    def run(stop: threading.Event) -> None:
+        try:
+            lock(places.run, "stow")
+            spool = Spool(places, min_free_bytes=settings.min_free_bytes)
+            left = spool.clean()
+            certificates = {peer: certificate_der(peer.certificate) for peer in settings.peers if peer.certificate}
+            journal = JournalWriter(places.journal, started_at=_CLOCK.now())
+            server = StowServer(settings, StowDoor(settings, spool, journal, _CLOCK, certificates.get).app())
+            publish_port(places.run, server.port, "stow")
+        except (AlreadyRunning, CertificateUnusable, OSError) as error:
+            raise CannotStart(str(error)) from error
+        if left:
+            _LOG.warning("removed half-written files", count=left)
+        if not settings.peers:
+            _LOG.warning("no peers configured: only callers on this machine may store")
+        _LOG.info("listening", port=server.port, address=settings.host)
+        server.run(stop)
+        _LOG.info("stopped")
+
+    return run
+
+
+def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, Role]:
+    from hilum.adapters.sql.database import database_path, open_database, transaction
+    from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
+    from hilum.contracts.topics import STUDY_READY
+    from hilum.runtime.consume import consume
+    from hilum_listener.handlers.assemble import Assembler, wait_for_schema
+    from hilum_listener.handlers.route import GROUP, Router
+
+    engine = open_database(database_path(places.data))
     publisher = SqlPublisher(_CLOCK)
 
     def assemble(stop: threading.Event) -> None:

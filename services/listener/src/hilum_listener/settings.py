@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Self
 
 from hilum.domain.routing import Rule
-from hilum.runtime.config import Peer, Site, Tls
+from hilum.runtime.config import Peer, Site, Stow, Tls
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The folders below DIR that the listener uses."""
+    """The folders below DIR that the listener uses. Each receiver clears its own `incoming` at its start."""
 
     data: Path
+    incoming_name: str = "incoming"
 
     @property
     def spool(self) -> Path:
@@ -21,7 +22,7 @@ class Places:
 
     @property
     def incoming(self) -> Path:
-        return self.spool / "incoming"
+        return self.spool / self.incoming_name
 
     @property
     def journal(self) -> Path:
@@ -54,6 +55,34 @@ class ScpSettings:
             max_associations=site.listener.max_associations,
             idle_timeout_s=site.listener.idle_timeout_s,
             max_pdu=site.listener.max_pdu,
+            min_free_bytes=site.listener.min_free_mb * 1_000_000,
+            tls=site.listener.tls,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StowSettings:
+    """With `tls` the port speaks HTTPS, else HTTP."""
+
+    host: str
+    port: int
+    peers: tuple[Peer, ...]
+    max_requests: int
+    max_request_bytes: int
+    idle_timeout_s: float
+    min_free_bytes: int
+    tls: Tls | None = None
+
+    @classmethod
+    def of(cls, site: Site, *, port: int | None = None) -> Self:
+        stow = site.listener.stow or Stow()
+        return cls(
+            host=site.listener.host,
+            port=stow.port if port is None else port,
+            peers=site.peers,
+            max_requests=site.listener.max_associations,
+            max_request_bytes=stow.max_request_mb * 1_000_000,
+            idle_timeout_s=site.listener.idle_timeout_s,
             min_free_bytes=site.listener.min_free_mb * 1_000_000,
             tls=site.listener.tls,
         )

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Plan:
     dicom_port: int
     http_port: int
     demo: DemoPorts | None
+    stow_port: int | None = None
     left_out: tuple[str, ...] = ()
 
     @property
@@ -45,17 +47,41 @@ class Plan:
     def page(self) -> str:
         return f"http://{LOOPBACK}:{self.http_port}/"
 
+    @property
+    def stow(self) -> str:
+        """The address for STOW-RS; empty when it is off."""
+        host = self.site.listener.host
+        scheme = "http" if self.site.listener.tls is None else "https"
+        shown = f"[{host}]" if ":" in host else host
+        return "" if self.stow_port is None else f"{scheme}://{shown}:{self.stow_port}/studies"
 
-def make_plan(data: Path, site: Site, *, base: Path, dicom_port: int, http_port: int, demo: bool) -> Plan:
+
+def make_plan(
+    data: Path,
+    site: Site,
+    *,
+    base: Path,
+    dicom_port: int,
+    http_port: int,
+    demo: bool,
+    stow_port: int | None = None,
+) -> Plan:
     """Looks at the ports and writes the effective configuration. `base`: what a relative checkpoint path starts from.
+
+    `stow_port`: goes before the configured one; without either, STOW-RS is off.
 
     Raises:
         Unusable: a port is in use, or the configuration and the demo's destinations don't go together.
     """
-    if dicom_port and dicom_port == http_port:
-        raise Unusable("--dicom-port and --http-port are the same port")
+    if stow_port is None and site.listener.stow is not None:
+        stow_port = site.listener.stow.port
+    given = {"--dicom-port": dicom_port, "--http-port": http_port, "--stow-port": stow_port}
+    for one, other in combinations(given, 2):
+        if given[one] and given[one] == given[other]:
+            raise Unusable(f"{one} and {other} are the same port")
     dicom = pick_port(site.listener.host, dicom_port, "--dicom-port")
     http = pick_port(LOOPBACK, http_port, "--http-port")
+    stow = None if stow_port is None else pick_port(site.listener.host, stow_port, "--stow-port")
     ports = DemoPorts(*(pick_port(LOOPBACK, 0, "") for _ in range(3))) if demo else None
     text = toml_text(_effective(site, base, ports))
     try:
@@ -63,7 +89,7 @@ def make_plan(data: Path, site: Site, *, base: Path, dicom_port: int, http_port:
     except ConfigError as error:
         raise Unusable(str(error)) from error
     left_out = tuple(d.name for d in site.destinations if demo and not d.simulation)
-    plan = Plan(data, effective, dicom, http, ports, left_out=left_out)
+    plan = Plan(data, effective, dicom, http, ports, stow, left_out=left_out)
     write_atomically(plan.config, "# Written by `hilum up`; edit the file given with --config instead.\n" + text)
     return plan
 
@@ -135,6 +161,7 @@ def programs(plan: Plan) -> list[Program]:
             ("-m", "hilum_listener", "scp", *common, "--port", str(plan.dicom_port)),
             listens("scp", plan.dicom_port),
         ),
+        *_stow_programs(plan, common, listens),
         Program("assemble-route", ("-m", "hilum_listener", "assemble", "route", *common), says("assemble", "route")),
         Program("worker", ("-m", "hilum_worker", *common), says("worker")),
         Program("results", ("-m", "hilum_results", *common), says("results")),
@@ -155,6 +182,14 @@ def programs(plan: Plan) -> list[Program]:
             )
         )
     return found
+
+
+def _stow_programs(
+    plan: Plan, common: tuple[str, ...], listens: Callable[[str, int], Callable[[int], bool]]
+) -> Iterator[Program]:
+    if plan.stow_port is not None:
+        command = ("-m", "hilum_listener", "stow", *common, "--http-port", str(plan.stow_port))
+        yield Program("stow", command, listens("stow", plan.stow_port))
 
 
 def dicom_host(site: Site) -> str:

@@ -1,12 +1,19 @@
-"""The head of a stored file: preamble, prefix and file meta information (PS3.10 7.1)."""
+"""The head of a Part 10 file: preamble, prefix and file meta information (PS3.10 7.1), written and read."""
 
+import re
 import struct
+import zlib
+from dataclasses import dataclass
 
+from hilum.adapters.dicom.elements import parse
+from hilum.domain.errors import Reject
 from hilum.domain.identity import derive_uid
 
 IMPLEMENTATION_CLASS_UID = derive_uid("implementation", "hilum")
 IMPLEMENTATION_VERSION = "HILUM"
 """Carries no release number, so that the same data set makes the same file under every release."""
+_DEFLATED_LE = "1.2.840.10008.1.2.1.99"
+_UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
 
 
 def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -30,3 +37,59 @@ def _short(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
     if len(value) % 2:
         value += padding
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a Part 10 file says it is; a UID that is missing is empty.
+
+    Attributes:
+        contradictory: the file meta information names another object than the data set.
+        declared_end: where its pixel data ends, in bytes from the start; 0 if unknown.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    contradictory: bool = False
+    declared_end: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return all((self.sop_class_uid, self.sop_instance_uid, self.study_instance_uid, self.transfer_syntax_uid))
+
+
+def identify(head: bytes) -> Identity:
+    """Finds the UIDs at the start of a Part 10 file; costs at most a scan of these bytes, whatever they hold.
+
+    Raises:
+        Reject: no Part 10 file, or a UID that is none.
+    """
+    try:
+        file = parse(head, inflated_head=len(head))
+    except (ValueError, ArithmeticError, IndexError, struct.error, zlib.error) as error:
+        raise Reject(f"the file cannot be read as DICOM ({type(error).__name__})") from error
+    of_meta = [_uid(file.meta.ascii(tag)) for tag in (0x00020002, 0x00020003)]
+    of_dataset = [_uid(file.dataset.ascii(tag)) for tag in (0x00080016, 0x00080018)]
+    sop_class_uid, sop_instance_uid = (other or one for one, other in zip(of_meta, of_dataset, strict=True))
+    pixels = None if file.transfer_syntax_uid == _DEFLATED_LE else file.pixel_data
+    return Identity(
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        study_instance_uid=_uid(file.dataset.ascii(0x0020000D)),
+        transfer_syntax_uid=_uid(file.transfer_syntax_uid),
+        contradictory=any(one and other and one != other for one, other in zip(of_meta, of_dataset, strict=True)),
+        declared_end=0 if pixels is None or pixels.undefined_length else pixels.end,
+    )
+
+
+def is_uid(text: str) -> bool:
+    """Digits and dots only; wider than PS3.5 9.1, since senders with leading zeros in a component exist."""
+    return _UID.fullmatch(text) is not None
+
+
+def _uid(text: str) -> str:
+    if text and not is_uid(text):
+        raise Reject("a UID of the file is not a UID")
+    return text

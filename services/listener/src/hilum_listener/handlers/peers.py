@@ -57,6 +57,28 @@ def admit(
     return Refusal.CALLING_AE
 
 
+def admit_by_host(
+    *,
+    address: str,
+    peers: Sequence[Peer],
+    certificate: bytes | None = None,
+    certificate_of: Callable[[Peer], bytes | None] = lambda _peer: None,
+    addresses_of: Callable[[str], frozenset[str]] = resolve,
+) -> Peer | Refusal | None:
+    """As `admit`, for HTTP, where nobody says an AE title: a peer is known by its certificate, or else by its host.
+
+    A peer that is configured with neither is admitted by its AE title alone, so over HTTP never.
+    """
+    if not peers:
+        return None if is_loopback(address) else Refusal.CALLING_AE
+    for peer in peers:
+        expected = certificate_of(peer)
+        known = expected == certificate if peer.certificate is not None else peer.host is not None
+        if known and _from(address, peer, addresses_of):
+            return peer
+    return Refusal.CALLING_AE
+
+
 class PeerLimits:
     """Says when a peer opens too many associations. Not synchronised."""
 

@@ -26,7 +26,8 @@ from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Request, Status, receive
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
-from hilum_listener.transport.tls import TlsServer, certificate_der, peer_certificate, server_context, shake_hands
+from hilum_listener.transport.certificates import certificate_der, server_context
+from hilum_listener.transport.tls import TlsServer, peer_certificate, shake_hands
 
 _LOG = Log("hilum.listener.scp")
 _ACSE_TIMEOUT_S = 10.0

@@ -1,77 +1,9 @@
-"""DICOM over TLS as PS3.15 B.12 has it: BCP 195, that is RFC 8996 and RFC 9325."""
+"""DICOM over TLS: the handshake, outside the thread that accepts."""
 
 import socket
 import ssl
-from pathlib import Path
 
 from pynetdicom.transport import ThreadedAssociationServer
-
-from hilum.runtime.config import Peer, Tls
-
-_CIPHERS_1_2 = ":".join(
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        "ECDHE-RSA-AES256-GCM-SHA384",
-    )
-)
-"""RFC 9325 4.2: forward secrecy and authenticated encryption. Those of TLS 1.3 are all fit."""
-
-
-class CertificateUnusable(Exception):
-    """A certificate or key can't be used; the text names the file and says why, without any content of it."""
-
-
-def certificate_der(path: Path) -> bytes:
-    """The first certificate of a PEM file, DER.
-
-    Raises:
-        CertificateUnusable: unreadable, or there is none in it.
-    """
-    try:
-        text = path.read_text("ascii")
-        start = text.index(ssl.PEM_HEADER)
-        return ssl.PEM_cert_to_DER_cert(text[start : text.index(ssl.PEM_FOOTER, start) + len(ssl.PEM_FOOTER)])
-    except OSError as error:
-        raise CertificateUnusable(f"{path}: can't be read: {type(error).__name__}") from error
-    except ValueError as error:
-        raise CertificateUnusable(f"{path}: holds no PEM certificate") from error
-
-
-def server_context(tls: Tls, peers: tuple[Peer, ...]) -> ssl.SSLContext:
-    """What the TLS port answers with. Callers must show a certificate when an authority or a peer's one is configured.
-
-    A peer's own certificate is trusted as it is, signed by an authority or by itself.
-
-    Raises:
-        CertificateUnusable: a file is missing or wrong, the key has a pass phrase or belongs to another certificate.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: 1.0 and 1.1 are gone
-    context.set_ciphers(_CIPHERS_1_2)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    try:
-        context.load_cert_chain(tls.certificate, tls.key, password=_no_pass_phrase)
-    except (OSError, ValueError) as error:  # SSLError is an OSError
-        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-        raise CertificateUnusable(f"{tls.certificate} with {tls.key}: {why}") from error
-    pinned = [peer.certificate for peer in peers if peer.certificate is not None]
-    try:
-        if tls.client_ca is not None:
-            context.load_verify_locations(cafile=tls.client_ca)
-        for path in pinned:
-            context.load_verify_locations(cadata=certificate_der(path))
-    except (OSError, ValueError) as error:
-        raise CertificateUnusable(f"{tls.client_ca}: holds no authority's certificate") from error
-    if tls.client_ca is not None or pinned:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a peer's certificate counts without its authority
-    return context
-
-
-def _no_pass_phrase() -> str:
-    raise ValueError("the key has a pass phrase")
 
 
 class TlsServer(ThreadedAssociationServer):

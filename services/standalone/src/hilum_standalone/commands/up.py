@@ -20,10 +20,21 @@ _READY_S = 180.0
 @data_option
 @click.option("--dicom-port", type=click.IntRange(0, 65535), default=11112, show_default=True, help="0: any free port.")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free port.")
+@click.option(
+    "--stow-port", type=click.IntRange(0, 65535), help="Also listen for STOW-RS. Off without it and [listener.stow]."
+)
 @config_option
 @click.option("--demo", is_flag=True, help="Also start three receivers, send sample studies and show what came out.")
 @click.option("--exit-when-done", is_flag=True, help="With --demo: end after the table, with 0 if all of it went well.")
-def up(data: Path, dicom_port: int, http_port: int, config: Path | None, demo: bool, exit_when_done: bool) -> None:
+def up(
+    data: Path,
+    dicom_port: int,
+    http_port: int,
+    stow_port: int | None,
+    config: Path | None,
+    demo: bool,
+    exit_when_done: bool,
+) -> None:
     """Start everything on this machine and stay up until Ctrl-C or SIGTERM.
 
     DICOM comes in on --dicom-port, the page is on 127.0.0.1:--http-port, and everything that must survive is in
@@ -42,7 +53,9 @@ def up(data: Path, dicom_port: int, http_port: int, config: Path | None, demo: b
     data = create(data)
     with locked(data) as lock:
         base = config.absolute().parent if config else Path.cwd()
-        plan = make_plan(data, site, base=base, dicom_port=dicom_port, http_port=http_port, demo=demo)
+        plan = make_plan(
+            data, site, base=base, dicom_port=dicom_port, http_port=http_port, stow_port=stow_port, demo=demo
+        )
         migrate_to_head(data)
         code = _run(plan, lock, exit_when_done)
     raise click.exceptions.Exit(code)
@@ -130,6 +143,7 @@ def announce(plan: "Plan", console: "Console") -> None:
     site = plan.site
     lines = [
         f"DICOM  {site.ae_title}@{site.listener.host}:{plan.dicom_port}",
+        *([f"STOW   {plan.stow}"] if plan.stow else []),
         f"Page   {plan.page}",
         f"Data   {plan.data}",
     ]

@@ -55,6 +55,13 @@ class Tls(Part):
     only: bool = False
 
 
+class Stow(Part):
+    """STOW-RS, beside the DICOM port; HTTPS with the certificates of `Tls` where there are some, else HTTP."""
+
+    port: Port = 8043
+    max_request_mb: int = Field(default=4096, ge=1, le=1_000_000)
+
+
 class Listener(Part):
     """The front door."""
 
@@ -65,6 +72,7 @@ class Listener(Part):
     max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
     min_free_mb: int = Field(default=512, ge=0)
     tls: Tls | None = None
+    stow: Stow | None = None
 
 
 class RuleConfig(Part):
@@ -127,11 +135,16 @@ AnyDestination = Annotated[DicomDestination | FhirDestination | Hl7Destination, 
 
 
 class Worklist(Part):
-    """The longest wait, in minutes, for each order priority before a study goes to the top."""
+    """The longest wait, in minutes, for each order priority before a study goes to the top; and who leaves the list."""
 
     stat_max_wait_min: float = Field(default=15, gt=0)
     urgent_max_wait_min: float = Field(default=60, gt=0)
     routine_max_wait_min: float = Field(default=240, gt=0)
+    keep_ended_h: float = Field(default=72, gt=0, le=24 * 366)
+
+    @property
+    def keep_ended(self) -> timedelta:
+        return timedelta(hours=self.keep_ended_h)
 
     def to_domain(self) -> Limits:
         return Limits(

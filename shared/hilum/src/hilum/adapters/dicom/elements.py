@@ -13,28 +13,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
 
+from hilum.adapters.dicom.precheck import (
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    MAX_INFLATED_BYTES,
+    MAX_INFLATED_HEAD_BYTES,
+    PIXEL_DATA_TAGS,
+    SEQUENCE_END,
+    UNDEFINED,
+    VRS,
+    Buffer,
+    check_structure,
+    inflate,
+    looks_like_vr,
+)
 from hilum.domain.errors import Reject
 
-Buffer: TypeAlias = mmap.mmap | bytes
-
 MAX_ELEMENTS = 50_000
-MAX_INFLATED_BYTES = 1 << 28
-UNDEFINED = 0xFFFFFFFF
-PIXEL_DATA_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 _IMPLICIT_LE = "1.2.840.10008.1.2"
 _EXPLICIT_BE = "1.2.840.10008.1.2.2"
 _DEFLATED_LE = "1.2.840.10008.1.2.1.99"
-
-# PS3.5 7.1.2: these VRs have two reserved bytes and a 32-bit length
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_VRS = _LONG_VRS | frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"}
-    | {b"ST", b"TM", b"UI", b"UL", b"US"}
-)
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Elements:
         at, end = element.start, element.end
         while at + 8 <= end:
             found, length = _tag_and_length(self.buffer, at, encoding)
-            if found != _ITEM:
+            if found != ITEM:
                 return
             start = at + 8
             stop = _skip(self.buffer, start, end, encoding) if length == UNDEFINED else start + length
@@ -158,7 +159,7 @@ def scan(buffer: Buffer, start: int, end: int, encoding: Encoding) -> Elements:
         if at + 8 > end:
             return Elements(buffer, encoding, by_tag, cut_off=False)
         element = _element(buffer, at, end, encoding)
-        if element is None or element.tag == _ITEM_END:
+        if element is None or element.tag == ITEM_END:
             return Elements(buffer, encoding, by_tag, cut_off=element is None)
         if element.tag in PIXEL_DATA_TAGS:
             by_tag.setdefault(element.tag, element)
@@ -179,7 +180,7 @@ def opened(path: Path) -> "Iterator[File]":
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            yield _parse(view)
+            yield parse(view)
     except (ValueError, struct.error, zlib.error) as error:
         raise Reject(f"the file cannot be read as DICOM ({type(error).__name__})") from error
 
@@ -197,7 +198,12 @@ class File:
         return next((self.dataset.by_tag[tag] for tag in PIXEL_DATA_TAGS if tag in self.dataset.by_tag), None)
 
 
-def _parse(view: mmap.mmap) -> File:
+def parse(view: Buffer, *, inflated_head: int | None = None) -> File:
+    """Scans a Part 10 file in memory. `inflated_head`: look at so many bytes of a deflated data set, not at all of it.
+
+    Raises:
+        Reject, ValueError, struct.error, zlib.error: as `opened`, which makes a `Reject` of each.
+    """
     if bytes(view[128:132]) != b"DICM":  # PS3.10 7.1
         raise Reject("not a DICOM file: the DICM prefix is missing")
     at, end = 132, len(view)
@@ -209,7 +215,11 @@ def _parse(view: mmap.mmap) -> File:
     meta = scan(view, 132, at, _EXPLICIT)
     syntax = meta.ascii(0x00020010)
     if syntax == _DEFLATED_LE:
-        inflated = _inflate(bytes(view[at:]))
+        if inflated_head is None:
+            inflated = _inflate(bytes(view[at:]))
+        else:
+            inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5
+            inflated = inflater.decompress(bytes(view[at : at + inflated_head]), inflated_head)
         return File(meta, scan(inflated, 0, len(inflated), _EXPLICIT), syntax)
     encoding = _encoding(view, at, syntax)
     return File(meta, scan(view, at, end, encoding), syntax)
@@ -228,15 +238,11 @@ def _encoding(buffer: Buffer, at: int, syntax: str) -> Encoding:
     big_endian = syntax == _EXPLICIT_BE
     implicit = syntax == _IMPLICIT_LE
     vr = bytes(buffer[at + 4 : at + 6])
-    if implicit and vr in _VRS:
+    if implicit and vr in VRS:
         implicit = False
-    elif not implicit and len(vr) == 2 and not _looks_like_vr(vr):
+    elif not implicit and len(vr) == 2 and not looks_like_vr(vr):
         implicit = True
     return Encoding(implicit=implicit, big_endian=big_endian)
-
-
-def _looks_like_vr(vr: bytes) -> bool:
-    return 0x41 <= vr[0] <= 0x5A and 0x41 <= vr[1] <= 0x5A
 
 
 def _tag_and_length(buffer: Buffer, at: int, encoding: Encoding) -> tuple[int, int]:
@@ -250,12 +256,12 @@ def _element(buffer: Buffer, at: int, end: int, encoding: Encoding) -> Element |
     start, vr = at + 8, b""
     if not encoding.implicit and tag >> 16 != 0xFFFE:
         vr = bytes(buffer[at + 4 : at + 6])
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             if at + 12 > end:
                 return None
             start = at + 12
             length = struct.unpack_from(encoding.order + "I", buffer, at + 8)[0]
-        elif _looks_like_vr(vr):
+        elif looks_like_vr(vr):
             length = struct.unpack_from(encoding.order + "H", buffer, at + 6)[0]
         else:  # one element in implicit VR inside an explicit dataset
             vr = b""
@@ -277,17 +283,17 @@ def _skip(buffer: Buffer, at: int, end: int, encoding: Encoding) -> int:
         inner = encodings[-1]
         tag, length = _tag_and_length(buffer, at, inner)
         start, vr = at + 8, b""
-        if tag in (_SEQUENCE_END, _ITEM_END):
+        if tag in (SEQUENCE_END, ITEM_END):
             encodings.pop()
             at = start
             continue
         if not inner.implicit and tag >> 16 != 0xFFFE:
             vr = bytes(buffer[at + 4 : at + 6])
-            if vr in _LONG_VRS:
+            if vr in LONG_VRS:
                 if at + 12 > end:
                     break
                 start, length = at + 12, struct.unpack_from(inner.order + "I", buffer, at + 8)[0]
-            elif _looks_like_vr(vr):
+            elif looks_like_vr(vr):
                 length = struct.unpack_from(inner.order + "H", buffer, at + 6)[0]
         if length == UNDEFINED:
             encodings.append(_IMPLICIT if vr == b"UN" else inner)

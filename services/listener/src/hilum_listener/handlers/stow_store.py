@@ -1,0 +1,91 @@
+"""Where the parts of a STOW-RS request go: the same spool and the same journal as a C-STORE's."""
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+
+from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, JournalWriter
+from hilum_listener.handlers.part10 import Identity
+from hilum_listener.handlers.spool import Spool, Writing
+from hilum_listener.handlers.stow import Draft
+
+_LOOK_EACH_BYTES = 1 << 25
+
+
+class DurableStore:
+    """Of one request: `association` names it in the journal, as an association's id does."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        journal: JournalWriter,
+        now: Callable[[], datetime],
+        *,
+        calling_ae: str,
+        peer: str,
+        association: str,
+    ) -> None:
+        self._spool = spool
+        self._journal = journal
+        self._now = now
+        self._calling_ae = calling_ae
+        self._peer = peer
+        self._association = association
+
+    def begin(self) -> Draft:
+        return _DurableDraft(self, self._spool.begin())
+
+    def check(self) -> None:
+        """Raises OSError when nothing can be stored now: less free space than the site keeps, or no writing at all."""
+        self._spool.begin().abandon()
+
+    def note(self, change: str) -> None:
+        """Journals that the request began (`opened`), was answered (`released`) or broke off (`aborted`)."""
+        entry = AssociationChanged(change, self._calling_ae, self._peer, self._association, self._now())
+        with contextlib.suppress(OSError):  # the next instance will meet the same and be refused
+            self._journal.append(entry, sync=False)
+
+    def keep(self, writing: Writing, identity: Identity) -> None:
+        """Returns when the file, its name and its journal entry are durable.
+
+        Raises:
+            OSError: they aren't; nothing of the file stays.
+        """
+        stored = writing.commit(identity.sop_instance_uid)
+        entry = InstanceReceived(
+            uri=stored.uri,
+            size=stored.size,
+            sop_instance_uid=identity.sop_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
+            transfer_syntax_uid=identity.transfer_syntax_uid,
+            calling_ae=self._calling_ae,
+            peer=self._peer,
+            association=self._association,
+            received_at=self._now(),
+        )
+        try:
+            self._journal.append(entry)
+        except BaseException:
+            self._spool.discard(stored)
+            raise
+
+
+class _DurableDraft:
+    """Looks at the free space again and again, since one part may be larger than all that is left."""
+
+    def __init__(self, store: DurableStore, writing: Writing) -> None:
+        self._store = store
+        self._writing = writing
+        self._look_at = _LOOK_EACH_BYTES
+
+    def write(self, data: memoryview) -> None:
+        self._writing.write((data,))
+        if self._writing.size >= self._look_at:
+            self._look_at += _LOOK_EACH_BYTES
+            self._store.check()
+
+    def keep(self, identity: Identity) -> None:
+        self._store.keep(self._writing, identity)
+
+    def abandon(self) -> None:
+        self._writing.abandon()
