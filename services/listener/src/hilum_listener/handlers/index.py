@@ -1,7 +1,9 @@
 """Folds journal entries into the index: studies, series, instances, and what could not be indexed."""
 
+import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,6 +59,8 @@ def look_at(entry: InstanceReceived, store: FolderInstances) -> Arrival:
     """
     try:
         path = store.path(entry.uri)
+        if not entry.sha256:
+            entry = replace(entry, sha256=_digest(path))
         header = read_header(path)
         problem = _mismatch(entry, header)
         own = not problem and not is_image(header.rows, header.sop_class_uid) and is_own(path)
@@ -68,6 +72,11 @@ def look_at(entry: InstanceReceived, store: FolderInstances) -> Arrival:
         _LOG.error("header not readable", uri=entry.uri, exc_info=error)
         return Arrival(entry, None, False, f"the header can't be read ({type(error).__name__})")
     return Arrival(entry, None if problem else header, own, problem)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mismatch(entry: InstanceReceived, header: Header) -> str:
@@ -176,6 +185,8 @@ def _fold_study(connection: Connection, arrival: Arrival, header: Header) -> Non
         changes.update(_described(header))
     if arrival.is_image or not has_image:
         changes["receiving"] = True
+        if not study.receiving:
+            changes["receiving_since"] = received_at
         changes["last_received_at"] = max(study.last_received_at, received_at)
         changes["first_received_at"] = min(study.first_received_at, received_at)
         urgent = min(
@@ -197,6 +208,7 @@ def _open_study(connection: Connection, entry: InstanceReceived, header: Header)
             study_key=study_key(header.study_instance_uid),
             revision=0,
             receiving=True,
+            receiving_since=entry.received_at,
             first_received_at=entry.received_at,
             last_received_at=entry.received_at,
             modalities="",

@@ -61,7 +61,6 @@ def receive(request: Request, spool: Spool, journal: JournalWriter, *, now: Call
         journal.append(
             InstanceReceived(
                 uri=stored.uri,
-                sha256=stored.sha256,
                 size=stored.size,
                 sop_instance_uid=request.sop_instance_uid,
                 sop_class_uid=request.sop_class_uid,
