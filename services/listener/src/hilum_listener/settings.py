@@ -1,12 +1,14 @@
 """What each role of the listener needs to know."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
 from hilum.domain.routing import Rule
-from hilum.runtime.config import Peer, Site, Stow, Tls
+from hilum.domain.study import Patience
+from hilum.runtime.config import DicomDestination, Peer, Site, Stow, Tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,31 @@ class StowSettings:
 
 @dataclass(frozen=True, slots=True)
 class AssembleSettings:
+    """`pacs_ae_titles`: whose word counts when another system says that it answers for an object."""
+
     quiet_time: timedelta
+    quiet_time_by_modality: Mapping[str, timedelta] = field(default_factory=dict)
+    unreleased_quiet_time: timedelta = timedelta(seconds=60)
+    max_age: timedelta = timedelta(hours=1)
+    archive: bool = False
+    pacs_ae_titles: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, site: Site) -> Self:
-        return cls(quiet_time=timedelta(seconds=site.listener.quiet_time_s))
+        listener = site.listener
+        return cls(
+            quiet_time=timedelta(seconds=listener.quiet_time_s),
+            quiet_time_by_modality={m: timedelta(seconds=s) for m, s in listener.quiet_time_by_modality.items()},
+            unreleased_quiet_time=timedelta(seconds=listener.unreleased_quiet_time_s),
+            max_age=timedelta(seconds=listener.max_age_s),
+            archive=listener.archive,
+            pacs_ae_titles=frozenset(d.ae_title.strip() for d in site.destinations if isinstance(d, DicomDestination)),
+        )
+
+    def patience(self, modalities: str) -> Patience:
+        """`modalities` as the index has them: `CR` or `CT/SR`. The most patient of them counts."""
+        named = [self.quiet_time_by_modality.get(m, self.quiet_time) for m in modalities.split("/")]
+        return Patience(max(named), self.unreleased_quiet_time, self.max_age)
 
 
 @dataclass(frozen=True, slots=True)

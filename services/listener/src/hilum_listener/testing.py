@@ -1,5 +1,6 @@
 """For tests: the listener without a network, on a clock that they set."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from hilum.adapters.sql.database import reading
 from hilum.adapters.sql.eventlog import SqlPublisher
 from hilum.adapters.sql.tables import events
 from hilum.contracts.messages import StudyReady
+from hilum.ports.counts import ExpectedCounts, NoCounts
 from hilum.testing.clock import SetClock
 from hilum.testing.dicom_files import chest_image, write
 from hilum_listener.handlers.assemble import Assembler
-from hilum_listener.handlers.journal import JournalWriter
+from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
 from hilum_listener.handlers.receive import Request, Status, receive
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import AssembleSettings, Places
@@ -31,34 +33,55 @@ class Listener:
 
     def __init__(self, places: Places, engine: Engine, clock: SetClock) -> None:
         self.places, self.engine, self.clock = places, engine, clock
+        self.numbers = itertools.count(1)
         self.spool = Spool(places, min_free_bytes=0)
         self.journal = JournalWriter(places.journal, started_at=clock.now())
+        self.settings = AssembleSettings(quiet_time=QUIET)
+        self.counts: ExpectedCounts = NoCounts()
         self.assembler = self.new_assembler()
 
     def new_assembler(self) -> Assembler:
         return Assembler(
-            self.places, AssembleSettings(quiet_time=QUIET), self.engine, SqlPublisher(self.clock), self.clock
+            self.places, self.settings, self.engine, SqlPublisher(self.clock), self.clock, counts=self.counts
         )
 
-    def receive(self, dataset: Dataset | bytes, *, sop_uid: str = "", sop_class: str = "", syntax: str = "") -> Status:
-        """As if the data set came over an association; bytes are sent as they are."""
+    def receive(
+        self,
+        dataset: Dataset | bytes,
+        *,
+        sop_uid: str = "",
+        sop_class: str = "",
+        syntax: str = "",
+        over: str = "",
+        calling: str = "MODALITY",
+    ) -> Status:
+        """As if the data set came over an association of its own, or `over` one that goes on; bytes are sent as is."""
         if isinstance(dataset, bytes):
             encoded = dataset
         else:
             path = write(self.places.data / "sent.dcm", dataset, syntax=syntax or EXPLICIT)
             encoded = encoded_dataset(path)
             sop_uid, sop_class = sop_uid or dataset.SOPInstanceUID, sop_class or dataset.SOPClassUID
-        return receive(
-            Request(sop_class, sop_uid, syntax or EXPLICIT, memoryview(encoded), "MODALITY", "127.0.0.1", "a-1"),
+        association = over or f"a-{next(self.numbers)}"
+        status = receive(
+            Request(sop_class, sop_uid, syntax or EXPLICIT, memoryview(encoded), calling, "127.0.0.1", association),
             self.spool,
             self.journal,
             now=self.clock.now,
         )
+        if not over:
+            self.end(association)
+        return status
 
-    def image(self, study: str = "study", name: str = "image", **attributes: Any) -> Status:
-        return self.receive(
-            chest_image(np.arange(64, dtype=np.uint16).reshape(8, 8), study=study, name=name, **attributes)
-        )
+    def end(self, association: str, change: str = "released") -> None:
+        entry = AssociationChanged(change, "MODALITY", "127.0.0.1", association, self.clock.now())
+        self.journal.append(entry, sync=False)
+
+    def image(
+        self, study: str = "study", name: str = "image", *, over: str = "", calling: str = "MODALITY", **attributes: Any
+    ) -> Status:
+        pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+        return self.receive(chest_image(pixels, study=study, name=name, **attributes), over=over, calling=calling)
 
     def step(self, *, after: timedelta = timedelta(0)) -> None:
         self.clock.advance(after)

@@ -1,8 +1,9 @@
 """The assemble role: tails every journal into the index and completes studies."""
 
 import threading
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,15 +17,20 @@ from hilum.domain.errors import Busy
 from hilum.domain.identity import study_key
 from hilum.domain.study import StudyRevision
 from hilum.ports.clock import Clock
+from hilum.ports.counts import ExpectedCounts, NoCounts
 from hilum.ports.events import Publisher
 from hilum.runtime.logs import Log
-from hilum_listener.handlers.completion import complete_due, next_due
-from hilum_listener.handlers.index import fold, look_at
-from hilum_listener.handlers.journal import InstanceReceived, Read, read
+from hilum_listener.handlers.completion import Completion
+from hilum_listener.handlers.evidence import fold_notice, look_up, note_end, note_senders
+from hilum_listener.handlers.index import Arrival, fold, look_at
+from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, NoticeReceived, Read, read
+from hilum_listener.handlers.notices import NoticeStore
+from hilum_listener.handlers.verdicts import Verdicts
 from hilum_listener.settings import AssembleSettings, Places
 
 _LOG = Log("hilum.listener.assemble")
 _LOOK_S = 0.02
+_ENDS_REMEMBERED = 10_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 
 
@@ -32,16 +38,23 @@ class Assembler:
     """Everything it knows is in the index; a new one goes on where the last one committed."""
 
     def __init__(
-        self, places: Places, settings: AssembleSettings, engine: Engine, publisher: Publisher, clock: Clock
+        self,
+        places: Places,
+        settings: AssembleSettings,
+        engine: Engine,
+        publisher: Publisher,
+        clock: Clock,
+        counts: ExpectedCounts | None = None,
     ) -> None:
         self._journals = places.journal
         self._store = FolderInstances(places.spool)
-        self._quiet_time = settings.quiet_time
+        self._notices = NoticeStore(places)
+        self._completion = Completion(settings, publisher, counts or NoCounts())
+        self._verdicts = Verdicts(settings, self._store)
         self._engine = engine
-        self._publisher = publisher
         self._clock = clock
         self._positions: dict[str, int] = {}
-        self._due: datetime | None = None
+        self._ended: OrderedDict[str, str] = OrderedDict()
         self._fresh = True
 
     def run(self, stop: threading.Event) -> None:
@@ -68,31 +81,25 @@ class Assembler:
         """
         if self._fresh:
             self._load()
-        folded = False
         for batch in self._unread():
             self._fold(batch)
-            folded = True
-        if folded:
-            self._note_due()
-        if self._due is not None and self._clock.now() >= self._due:
-            self._complete()
+        self._verdicts.decide(self._engine, self._clock.now())
+        self._complete()
 
     def _wait_s(self) -> float:
-        if self._due is None:
+        due = self._completion.next_due
+        if due is None:
             return _LOOK_S
-        return max(0.0, min(_LOOK_S, (self._due - self._clock.now()) / timedelta(seconds=1)))
+        return max(0.0, min(_LOOK_S, (due - self._clock.now()) / timedelta(seconds=1)))
 
     def _load(self) -> None:
         with reading(self._engine) as connection:
             rows = connection.execute(sa.select(journal_positions))
             self._positions = {row.journal: row.position for row in rows}
-            self._due = next_due(connection, self._quiet_time)
+            self._completion.load(connection, self._clock.now())
+        self._verdicts.look_again()
         self._fresh = False
         _LOG.info("assembling", count=len(self._positions))
-
-    def _note_due(self) -> None:
-        with reading(self._engine) as connection:
-            self._due = next_due(connection, self._quiet_time)
 
     def _unread(self) -> Iterator[Read]:
         """New whole lines of every journal, oldest journal first, in batches."""
@@ -111,19 +118,39 @@ class Assembler:
         return self._positions.get(path.name, 0)
 
     def _fold(self, batch: Read) -> None:
-        arrivals = []
+        arrivals, notices, ends = [], [], []
         for entry, _end in batch.entries:
-            if entry is None:
-                _LOG.error("damaged line", journal=batch.journal)
-            elif isinstance(entry, InstanceReceived):
-                arrivals.append(look_at(entry, self._store))
+            match entry:
+                case None:
+                    _LOG.error("damaged line", journal=batch.journal)
+                case InstanceReceived():
+                    arrivals.append(look_at(entry, self._store))
+                case NoticeReceived():
+                    notices.append(look_up(entry, self._notices))
+                case AssociationChanged():
+                    ends.append(entry)
         with transaction(self._engine) as connection:
             self._advance(connection, batch)
             reasons = [(arrival, fold(connection, arrival)) for arrival in arrivals]
+            brought = _brought(reasons)
+            note_senders(connection, brought, self._ended)
+            touched = [study for study, _association in brought]
+            touched += [study for notice in notices for study in fold_notice(connection, notice)]
+            touched += [study for end in ends for study in note_end(connection, end)]
         self._positions[batch.journal] = batch.end
+        self._remember(ends)
+        self._completion.touch(touched, self._clock.now())
+        if notices:
+            self._verdicts.look_again()
         for arrival, reason in reasons:
             if reason:
                 _LOG.warning("quarantined", uri=arrival.entry.uri, reason=reason, peer=arrival.entry.peer)
+
+    def _remember(self, ends: Sequence[AssociationChanged]) -> None:
+        """An association's end may be journaled elsewhere than its instances, and be folded before them."""
+        self._ended.update((end.association, end.change) for end in ends if end.change != "opened")
+        while len(self._ended) > _ENDS_REMEMBERED:
+            self._ended.popitem(last=False)
 
     def _advance(self, connection: Connection, batch: Read) -> None:
         """Moves the position, and fails when another process moved it meanwhile: there may be one assembler only."""
@@ -138,10 +165,7 @@ class Assembler:
         )
 
     def _complete(self) -> None:
-        with transaction(self._engine) as connection:
-            done = complete_due(connection, self._publisher, quiet_time=self._quiet_time, now=self._clock.now())
-            self._due = next_due(connection, self._quiet_time)
-        for revision in done:
+        for revision in self._completion.complete_due(self._engine, self._clock.now()):
             _LOG.info(
                 "study complete",
                 study=study_key(revision.study_instance_uid),
@@ -149,6 +173,15 @@ class Assembler:
                 instances=_count(revision),
                 reason=revision.complete_reason,
             )
+
+
+def _brought(reasons: Sequence[tuple[Arrival, str]]) -> list[tuple[str, str]]:
+    """Study and association of what may have opened or reopened a study."""
+    return [
+        (arrival.header.study_instance_uid, arrival.entry.association)
+        for arrival, reason in reasons
+        if arrival.header is not None and not reason and not arrival.own
+    ]
 
 
 def _count(revision: StudyRevision) -> int:

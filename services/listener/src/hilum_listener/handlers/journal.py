@@ -52,8 +52,27 @@ class AssociationChanged:
     at: datetime
 
 
-Entry = InstanceReceived | AssociationChanged
-_TYPES: dict[str, type[Entry]] = {"instance": InstanceReceived, "association": AssociationChanged}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeReceived:
+    """Something else than an instance came in; `hilum_listener.handlers.notices` has it under this kind and name.
+
+    The same one may be journaled several times; what the notice says when it is read counts.
+    """
+
+    kind: str
+    name: str
+    calling_ae: str
+    peer: str
+    association: str
+    received_at: datetime
+
+
+Entry = InstanceReceived | AssociationChanged | NoticeReceived
+_TYPES: dict[str, type[Entry]] = {
+    "instance": InstanceReceived,
+    "association": AssociationChanged,
+    "notice": NoticeReceived,
+}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 _TIMES = ("received_at", "at")
 

@@ -1,5 +1,6 @@
 """Studies, series, instances, and when a study is complete."""
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -109,6 +110,107 @@ class StudyHeader:
     utc_offset: str = ""
 
 
+class StepStatus(StrEnum):
+    """Performed Procedure Step Status (0040,0252), PS3.3 C.4.14."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
+class Sending(StrEnum):
+    """How it stands with the associations that brought a study's images since its newest revision."""
+
+    RELEASED = "released"
+    OPEN = "open"
+    BROKEN = "broken"
+
+
+_NOT_IMAGES = (
+    # PS3.6 A: the storage classes of PS3.4 B.5 whose objects are no images, by the start of their UIDs
+    "1.2.840.10008.5.1.4.1.1.9.",  # waveforms
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.66.",  # raw data, registrations, segmentations, surfaces
+    "1.2.840.10008.5.1.4.1.1.67.",  # real world value mapping
+    "1.2.840.10008.5.1.4.1.1.68.",  # surface scan
+    "1.2.840.10008.5.1.4.1.1.78.",  # ophthalmic measurements
+    "1.2.840.10008.5.1.4.1.1.79.",
+    "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key object selections
+    "1.2.840.10008.5.1.4.1.1.90.",
+    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
+    "1.2.840.10008.5.1.4.1.1.200.",  # procedure protocols
+    "1.2.840.10008.5.1.4.1.1.481.",  # radiotherapy
+)
+_IMAGES = frozenset({"1.2.840.10008.5.1.4.1.1.481.1"})  # RT Image
+_RAW_DATA = "1.2.840.10008.5.1.4.1.1.66"
+
+
+def holds_images(sop_class_uid: str) -> bool:
+    """False for a storage class whose objects are no images; what isn't known is taken for one that does."""
+    if sop_class_uid in _IMAGES:
+        return True
+    return sop_class_uid != _RAW_DATA and not sop_class_uid.startswith(_NOT_IMAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of images against what is here: how many it names, how many of those aren't here, and how many of those
+    that are here it doesn't name."""
+
+    named: int = 0
+    missing: int = 0
+    unnamed: int = 0
+
+    @property
+    def is_here(self) -> bool:
+        """All that it names and nothing else."""
+        return self.named > 0 and not self.missing and not self.unnamed
+
+
+def compare(named: Iterable[str], here: Collection[str]) -> Listed:
+    """The SOP Instance UIDs of a list against those of the images that are here."""
+    listed, present = frozenset(named), frozenset(here)
+    return Listed(len(listed), len(listed - present), len(present - listed))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A performed procedure step of the study. `reason`: why it was discontinued, may be empty."""
+
+    status: StepStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a study that is being received.
+
+    Attributes:
+        receiving_since: its first image since the newest revision.
+        steps: its performed procedure steps; `performed` compares the images that they list, all together.
+        available: the same of availability notifications.
+        images: how many are here; `expected`: how many an archive counted since the last one came, None if unknown.
+    """
+
+    receiving_since: datetime
+    last_received_at: datetime
+    images: int = 0
+    steps: tuple[Step, ...] = ()
+    performed: Listed = Listed()
+    available: Listed = Listed()
+    expected: int | None = None
+    sending: Sending = Sending.RELEASED
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait: for the next image; for it where an association broke or stays open; for all evidence."""
+
+    quiet_time: timedelta
+    unreleased_quiet_time: timedelta
+    max_age: timedelta
+
+
 @dataclass(frozen=True, slots=True)
 class Complete:
     reason: str
@@ -121,9 +223,74 @@ class Wait:
     until: datetime
 
 
-def decide_completeness(*, now: datetime, last_received_at: datetime, quiet_time: timedelta) -> Complete | Wait:
-    """A study is complete once nothing arrived for the quiet time."""
-    until = last_received_at + quiet_time
-    if now >= until:
-        return Complete(f"no image for {quiet_time.total_seconds():g} s")
-    return Wait(until)
+def decide_completeness(evidence: Evidence, patience: Patience, *, now: datetime) -> Complete | Wait:
+    """The best evidence there is decides: procedure steps, then notifications, then counts, then silence.
+
+    While a step is IN PROGRESS, or something that is listed or counted is missing, only the maximum age completes. A
+    list that doesn't name everything that is here (a late image) proves nothing any more; silence then decides.
+    """
+    deadline = evidence.receiving_since + patience.max_age
+    waiting_for = _missing(evidence)
+    if waiting_for:
+        if now >= deadline:
+            return Complete(f"the maximum age of {_seconds(patience.max_age)} is reached, {waiting_for}")
+        return Wait(deadline)
+    ended = _how_it_ended(evidence.steps)
+    if evidence.performed.is_here:
+        return Complete(f"{ended}, its {_images(evidence.performed.named)} here")
+    if evidence.available.is_here:
+        return Complete(f"an availability notification names {_images(evidence.available.named)} here")
+    if evidence.expected and evidence.sending is Sending.RELEASED:
+        return Complete(f"the archive counts {_images(evidence.expected)} here")
+    return _silence(evidence, patience, ended, now=now)
+
+
+def _missing(evidence: Evidence) -> str:
+    """What must come before anything but age can complete the study, in words; empty when nothing must."""
+    if any(step.status is StepStatus.IN_PROGRESS for step in evidence.steps):
+        return "a procedure step is still IN PROGRESS"
+    for listed, by in ((evidence.performed, "the procedure step"), (evidence.available, "the notification")):
+        if listed.missing:
+            return f"{listed.missing} of {listed.named} images that {by} names are missing"
+        if listed.is_here:
+            return ""
+    if evidence.expected is not None and evidence.expected > evidence.images:
+        return (
+            f"{evidence.expected - evidence.images} of {evidence.expected} images that the archive counts are missing"
+        )
+    return ""
+
+
+def _how_it_ended(steps: Sequence[Step]) -> str:
+    """A discontinued step says more than a completed one; empty without steps."""
+    for step in steps:
+        if step.status is StepStatus.DISCONTINUED:
+            return f"the procedure step was discontinued ({step.reason or 'no reason given'})"
+    return "the procedure step is completed" if steps else ""
+
+
+def _silence(evidence: Evidence, patience: Patience, ended: str, *, now: datetime) -> Complete | Wait:
+    deadline = evidence.receiving_since + patience.max_age
+    quiet = patience.quiet_time
+    if evidence.sending is not Sending.RELEASED:
+        quiet = max(quiet, patience.unreleased_quiet_time)
+    until = evidence.last_received_at + quiet
+    if now < min(until, deadline):
+        return Wait(min(until, deadline))
+    if now < until:
+        return Complete(f"the maximum age of {_seconds(patience.max_age)} is reached, images still arrive")
+    how = {
+        Sending.RELEASED: "",
+        Sending.OPEN: " on an association that is still open",
+        Sending.BROKEN: " after an association broke",
+    }[evidence.sending]
+    silence = f"no image for {_seconds(quiet)}{how}"
+    return Complete(f"{ended}, {silence}" if ended else silence)
+
+
+def _seconds(duration: timedelta) -> str:
+    return f"{duration.total_seconds():g} s"
+
+
+def _images(count: int) -> str:
+    return "one image, which is" if count == 1 else f"{count} images, all"

@@ -63,10 +63,20 @@ class Stow(Part):
 
 
 class Listener(Part):
-    """The front door."""
+    """The front door.
+
+    A study is complete after `quiet_time_s` without an image, or the time that `quiet_time_by_modality` names for one
+    of its modalities; after `unreleased_quiet_time_s` where the sender's association broke or stays open; and after
+    `max_age_s` whatever else is missing. With `archive` Hilum answers storage commitment requests for what it holds and
+    keeps it for good.
+    """
 
     host: str = "127.0.0.1"
     quiet_time_s: Seconds = 5.0
+    quiet_time_by_modality: dict[Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")], Seconds] = {}
+    unreleased_quiet_time_s: Seconds = 60.0
+    max_age_s: Seconds = 3600.0
+    archive: bool = False
     max_associations: int = Field(default=64, ge=1, le=1000)
     idle_timeout_s: Seconds = 60.0
     max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
@@ -128,6 +138,17 @@ class Hl7Destination(Destination):
     port: Port
     application: str = Field(default="RIS", max_length=180)
     facility: str = Field(default="", max_length=180)
+    timeout_s: Seconds = 30.0
+
+
+class DicomArchive(Part):
+    """A PACS that Hilum may ask by C-FIND and C-GET."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    kind: Literal["dicom"]
+    ae_title: AeTitle
+    host: str
+    port: Port
     timeout_s: Seconds = 30.0
 
 
