@@ -4,8 +4,8 @@ Each part goes to the store as it arrives; a part that is refused never costs it
 """
 
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
@@ -53,11 +53,11 @@ class Draft(Protocol):
     def write(self, data: memoryview) -> None:
         """Raises `OSError` when it can't."""
 
-    def keep(self, identity: Identity) -> None:
-        """Returns when the file is durable and journaled.
+    def keep(self, identity: Identity) -> Callable[[], None]:
+        """Begins to make the file durable and to journal it. What it returns waits until both are done.
 
         Raises:
-            OSError: it isn't.
+            OSError: so does what it returns. The file isn't stored, and nothing of it stays.
         """
 
     def abandon(self) -> None:
@@ -101,7 +101,10 @@ class _Part:
 
 
 class Transaction:
-    """Not for use by two threads at once, but `close` may be called at any time."""
+    """Not for use by two threads at once, but `close` may be called at any time.
+
+    While one part is made durable, the next is received already; `finish` waits for all of them.
+    """
 
     def __init__(self, boundary: str, store: Store, *, study_instance_uid: str = "") -> None:
         """`study_instance_uid`: the only one that is taken; empty takes any.
@@ -110,6 +113,8 @@ class Transaction:
             Reject: this is no boundary.
         """
         self.outcomes: list[Outcome] = []
+        """One for each part, in order; final once the transaction is finished."""
+        self._kept: dict[int, Callable[[], None]] = {}
         self._store = store
         self._study_instance_uid = study_instance_uid
         self._reader = MultipartReader(boundary, self)
@@ -132,19 +137,30 @@ class Transaction:
         """The body has ended, or no more of it is read; what is missing then counts as this failure."""
         with self._lock:
             if self._part is not None:
+                if not self._part.identity.is_complete:
+                    self._part.look()
                 self._part.fail(failure)
                 self._end_part()
             elif not self._reader.complete:
                 self.outcomes.append(Outcome(failure=failure))
-            self._closed = True
+            self._settle()
 
     def close(self) -> None:
-        """Removes a half-received part. Waits for a `feed` that runs in another thread."""
+        """Removes a half-received part. Waits for a `feed` that runs in another thread, and for what is being kept."""
         with self._lock:
             if self._part is not None:
                 self._part.fail(Failure.CANNOT_UNDERSTAND)
             self._part = None
-            self._closed = True
+            self._settle()
+
+    def _settle(self) -> None:
+        self._closed = True
+        for index, durable in self._kept.items():
+            try:
+                durable()
+            except (OSError, MemoryError):
+                self.outcomes[index] = replace(self.outcomes[index], failure=Failure.OUT_OF_RESOURCES, warning=None)
+        self._kept.clear()
 
     def part_begun(self, headers: Mapping[str, str]) -> None:
         self._count += 1
@@ -183,7 +199,7 @@ class Transaction:
             part.fail(Failure.CANNOT_UNDERSTAND)
         if part.draft is not None:
             try:
-                part.draft.keep(part.identity)
+                self._kept[len(self.outcomes)] = part.draft.keep(part.identity)
             except (OSError, MemoryError):
                 part.fail(Failure.OUT_OF_RESOURCES)
         self._end_part()
@@ -223,8 +239,8 @@ class _Nowhere:
     def abandon(self) -> None:
         pass
 
-    def keep(self, identity: Identity) -> None:
-        pass
+    def keep(self, identity: Identity) -> Callable[[], None]:
+        return lambda: None
 
 
 def examine(content_type: str, body: Iterable[bytes], *, study_instance_uid: str = "") -> list[Outcome]:

@@ -1,7 +1,9 @@
 """Where the parts of a STOW-RS request go: the same spool and the same journal as a C-STORE's."""
 
 import contextlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from datetime import datetime
 
 from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, JournalWriter
@@ -10,6 +12,8 @@ from hilum_listener.handlers.spool import Spool, Writing
 from hilum_listener.handlers.stow import Draft
 
 _LOOK_EACH_BYTES = 1 << 25
+_KEPT_AT_ONCE = 8
+"""Of one request. Syncs that wait together cost the disk little more than one."""
 
 
 class DurableStore:
@@ -20,6 +24,7 @@ class DurableStore:
         spool: Spool,
         journal: JournalWriter,
         now: Callable[[], datetime],
+        pool: Executor,
         *,
         calling_ae: str,
         peer: str,
@@ -28,6 +33,8 @@ class DurableStore:
         self._spool = spool
         self._journal = journal
         self._now = now
+        self._pool = pool
+        self._free = threading.BoundedSemaphore(_KEPT_AT_ONCE)
         self._calling_ae = calling_ae
         self._peer = peer
         self._association = association
@@ -45,12 +52,23 @@ class DurableStore:
         with contextlib.suppress(OSError):  # the next instance will meet the same and be refused
             self._journal.append(entry, sync=False)
 
-    def keep(self, writing: Writing, identity: Identity) -> None:
-        """Returns when the file, its name and its journal entry are durable.
+    def keep(self, writing: Writing, identity: Identity) -> Callable[[], None]:
+        """As `Draft.keep`; waits for one that is under way when they are as many as may be."""
+        self._free.acquire()
+        try:
+            return self._pool.submit(self._keep, writing, identity).result
+        except BaseException:
+            self._free.release()
+            raise
 
-        Raises:
-            OSError: they aren't; nothing of the file stays.
-        """
+    def _keep(self, writing: Writing, identity: Identity) -> None:
+        try:
+            self._make_durable(writing, identity)
+        finally:
+            self._free.release()
+
+    def _make_durable(self, writing: Writing, identity: Identity) -> None:
+        """Returns when the file, its name and its journal entry are synced."""
         stored = writing.commit(identity.sop_instance_uid)
         entry = InstanceReceived(
             uri=stored.uri,
@@ -84,8 +102,8 @@ class _DurableDraft:
             self._look_at += _LOOK_EACH_BYTES
             self._store.check()
 
-    def keep(self, identity: Identity) -> None:
-        self._store.keep(self._writing, identity)
+    def keep(self, identity: Identity) -> Callable[[], None]:
+        return self._store.keep(self._writing, identity)
 
     def abandon(self) -> None:
         self._writing.abandon()

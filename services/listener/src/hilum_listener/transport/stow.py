@@ -64,6 +64,7 @@ class StowDoor:
         self._clock = clock
         self._certificate_of = certificate_of
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stow")
+        self._keeping = ThreadPoolExecutor(_THREADS, thread_name_prefix="stow-keep")
         self._prefix = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-stow"
         self._numbers = itertools.count(1)
         self._limits = PeerLimits()
@@ -141,6 +142,7 @@ class StowDoor:
             self._spool,
             self._journal,
             self._clock.now,
+            self._keeping,
             calling_ae=_CALLER_ON_THIS_MACHINE if peer is None else peer.ae_title.strip(),
             peer=_address(request),
             association=association,
