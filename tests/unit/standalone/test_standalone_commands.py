@@ -2,10 +2,15 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+
+from hilum.adapters.sql.database import database_path, open_database, transaction
+from hilum.adapters.sql.schema import migrate
+from hilum.testing.many_studies import fill_many
 
 Hilum = Callable[..., Result]
 
@@ -27,6 +32,34 @@ def test_studies_as_json_has_state_and_place_of_each(hilum: Hilum, data: Path, u
         (uids[1], "not_applicable", 2),
     ]
     assert listed[0]["place_reason"].startswith("lifted by AI")
+
+
+def test_a_study_that_left_the_reading_list_is_named_by_number_and_listed_with_all(
+    hilum: Hilum, data: Path, uids: tuple[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "hilum.toml"
+    config.write_text("[worklist]\nkeep_ended_h = 0.05\n")  # 3 minutes: the CT ended 5 minutes ago
+    done = hilum("studies", "--data", data, "--config", config)
+    assert uids[0] in done.stdout
+    assert uids[1] not in done.stdout
+    assert done.stderr == "1 more left the reading list: hilum studies --all\n"
+    everything = json.loads(hilum("studies", "--all", "--json", "--data", data, "--config", config).stdout)
+    assert [(s["study_uid"], s["position"]) for s in everything] == [(uids[0], 1), (uids[1], None)]
+
+
+def test_a_long_list_comes_in_pages(hilum: Hilum, tmp_path: Path) -> None:
+    engine = open_database(database_path(tmp_path))
+    migrate(engine)
+    with transaction(engine) as connection:
+        made = fill_many(connection, 203, newest=datetime.now(UTC), apart=timedelta(seconds=1))
+    engine.dispose()
+    first = hilum("studies", "--json", "--data", tmp_path)
+    second = hilum("studies", "--json", "--page", "2", "--data", tmp_path)
+    assert first.stderr == "3 more: --page 2\n"
+    assert second.stderr == ""
+    listed = [*json.loads(first.stdout), *json.loads(second.stdout)]
+    assert [study["position"] for study in listed] == list(range(1, 204))
+    assert {study["study_uid"] for study in listed} == set(made)
 
 
 def test_show_prints_boxes_in_pixels_and_the_peer_s_words(hilum: Hilum, data: Path, uids: tuple[str, str]) -> None:

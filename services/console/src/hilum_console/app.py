@@ -1,5 +1,6 @@
 """The routes: what is read where, and how an error looks."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -79,21 +80,29 @@ class Console:
         self._clock = clock
         self._templates = templates(settings)
         self._log = Log("hilum.console")
-        self._snapshots = Snapshots(engine)
+        self._snapshots = Snapshots(engine, keep_ended=settings.keep_ended)
         self._row_template = self._templates.get_template("row.html")
         self._rows: dict[str, tuple[StudyRow, tuple[object, ...], Markup]] = {}
         self._schema_seen = False
 
-    def worklist(self, _request: Request) -> Response:
+    def worklist(self, request: Request) -> Response:
+        now, number = self._now(), _page_number(request)
         with self._reading() as connection:
-            page = pages.list_page(self._snapshots.current(connection), self._settings.limits, self._now())
+            snapshot = self._snapshots.current(connection, now)
+            page = pages.list_page(connection, snapshot, self._settings.limits, now, number)
         return self._html("list.html", page=page, rows=[self._row(place, row) for place, row in page.rows])
 
-    def study(self, request: Request) -> Response:
+    def all_studies(self, request: Request) -> Response:
         with self._reading() as connection:
-            snapshot = self._snapshots.current(connection)
+            page = pages.all_page(connection, _page_number(request))
+        return self._html("all.html", page=page)
+
+    def study(self, request: Request) -> Response:
+        now = self._now()
+        with self._reading() as connection:
+            snapshot = self._snapshots.current(connection, now)
             uid, limits = request.path_params["uid"], self._settings.limits
-            page = pages.study_page(connection, snapshot, self._pictures, uid, limits, self._now())
+            page = pages.study_page(connection, snapshot, self._pictures, uid, limits, now)
         if page is None:
             raise HTTPException(404, "No study with this UID has arrived.")
         return self._html("study.html", page=page)
@@ -125,17 +134,18 @@ class Console:
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type=media_type, headers=disposition)
 
-    def api_studies(self, _request: Request) -> Response:
+    def api_studies(self, request: Request) -> Response:
+        now, number = self._now(), _page_number(request)
         with self._reading() as connection:
-            return JSONResponse(
-                pages.list_json(self._snapshots.current(connection), self._settings.limits, self._now())
-            )
+            snapshot = self._snapshots.current(connection, now)
+            return JSONResponse(pages.list_json(connection, snapshot, self._settings.limits, now, number))
 
     def api_study(self, request: Request) -> Response:
+        now = self._now()
         with self._reading() as connection:
-            snapshot = self._snapshots.current(connection)
+            snapshot = self._snapshots.current(connection, now)
             uid, limits = request.path_params["uid"], self._settings.limits
-            found = pages.study_json(connection, snapshot, uid, limits, self._now())
+            found = pages.study_json(connection, snapshot, uid, limits, now)
         if found is None:
             raise HTTPException(404, "No study with this UID has arrived.")
         return JSONResponse(found)
@@ -192,12 +202,19 @@ class Console:
         return self._clock.now()
 
 
+def _page_number(request: Request) -> int:
+    """From `?page=`, 1 where it is missing or no number."""
+    text = request.query_params.get("page", "")
+    return int(text) if re.fullmatch("[0-9]{1,6}", text) else 1
+
+
 def create(settings: Settings, engine: Engine, pictures: Pictures, clock: Clock) -> ASGIApp:
     """The whole page. The guard stands outermost, so that even a bug's answer carries its headers."""
     console = Console(settings, engine, pictures, clock)
     failed: Callable[[Request, Exception], Response] = console.failed
     routes = [
         Route("/", console.worklist),
+        Route("/all", console.all_studies),
         Route("/studies/{uid}", console.study),
         Route("/studies/{uid}/images/{sop}/{frame:int}.png", console.picture),
         Route("/studies/{uid}/revisions/{revision:int}/{name}", console.download),

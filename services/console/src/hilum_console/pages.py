@@ -1,6 +1,5 @@
 """What each page shows, as values: read from the ledger in one view, ordered by the domain, worded for people."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,10 +26,21 @@ from hilum_console.timeline import Step, steps
 _ASPECT_IMAGES = 64  # a header is read for so many images of a page at most; the model is never shown more
 
 
+PAGE_ROWS = 200
+"""Studies on one page of a list."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many studies there are of each kind that a reader asks about, and what waits for imaging IT."""
+    """How many studies there are of each kind that a reader asks about, and what waits for imaging IT.
 
+    Attributes:
+        listed: on the reading list; `overdue` to `without_ai` count among these.
+        studies: of all that ever arrived.
+        parked: of all, those with a delivery that waits for a person.
+    """
+
+    listed: int
     studies: int
     overdue: int
     findings: int
@@ -42,10 +52,38 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Page `number`, from 1, of `of` pages, each of up to `PAGE_ROWS` studies."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def chosen(cls, number: int, rows: int) -> "Part":
+        """The asked page, or the nearest there is."""
+        of = max(-(-rows // PAGE_ROWS), 1)
+        return cls(min(max(number, 1), of), of)
+
+    @property
+    def start(self) -> int:
+        return (self.number - 1) * PAGE_ROWS
+
+
+@dataclass(frozen=True, slots=True)
 class ListPage:
     rows: tuple[tuple[Place, StudyRow], ...]
+    part: Part
     counts: Counts
     simulations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AllPage:
+    """All studies, newest images first."""
+
+    rows: tuple[StudyRow, ...]
+    part: Part
+    studies: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +99,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class StudyPage:
+    """`place` is None for a study that left the reading list; `total` counts those on it."""
+
     detail: StudyDetail
-    place: Place
+    place: Place | None
     total: int
     revision: RevisionRow | None
     result: ResultRow | None
@@ -77,41 +117,56 @@ class TroublePage:
     dead_letters: tuple[DeadLetterRow, ...]
 
 
-def places(rows: Sequence[StudyRow], limits: Limits, now: datetime) -> tuple[tuple[Place, StudyRow], ...]:
-    by_uid = {row.study_uid: row for row in rows}
-    order = reading_order([ledger.worklist_entry(row) for row in rows], limits, now=now)
-    return tuple((place, by_uid[place.entry.study_instance_uid]) for place in order)
-
-
-def _place_of(own: StudyRow, snapshot: Snapshot, limits: Limits, now: datetime) -> tuple[Place, int]:
+def _place_of(own: StudyRow, snapshot: Snapshot, limits: Limits, now: datetime) -> tuple[Place | None, int]:
     """The study's place and how many there are; its own row may be newer than the snapshot."""
-    rows = [own, *(row for row in snapshot.rows if row.study_uid != own.study_uid)]
-    ordered = places(rows, limits, now)
-    return next(place for place, row in ordered if row is own), len(ordered)
+    others = [standing.entry for standing in snapshot.standings if standing.study_uid != own.study_uid]
+    if len(others) == len(snapshot.standings) and not isinstance(own.state, StudyState):
+        return None, len(others)
+    order = reading_order([ledger.worklist_entry(own), *others], limits, now=now)
+    return next(place for place in order if place.entry.study_instance_uid == own.study_uid), len(order)
 
 
-def list_page(snapshot: Snapshot, limits: Limits, now: datetime) -> ListPage:
-    rows = snapshot.rows
-    ordered = places(rows, limits, now)
+def list_page(connection: Connection, snapshot: Snapshot, limits: Limits, now: datetime, number: int = 1) -> ListPage:
+    """One page of the reading list; the counts are of the whole."""
+    standings = snapshot.standings
+    order = reading_order([standing.entry for standing in standings], limits, now=now)
+    part = Part.chosen(number, len(order))
+    shown = order[part.start : part.start + PAGE_ROWS]
+    rows = snapshot.rows(connection, [place.entry.study_instance_uid for place in shown])
+    without_ai = (AiState.NOT_APPLICABLE, AiState.FAILED, AiState.TOO_LATE)
     counts = Counts(
-        studies=len(rows),
-        overdue=sum(place.overdue for place, _ in ordered),
-        findings=sum(bool(row.findings or row.ungrounded) for row in rows),
-        moving=sum(isinstance(row.state, StudyState) for row in rows),
-        without_ai=sum(row.state in (AiState.NOT_APPLICABLE, AiState.FAILED, AiState.TOO_LATE) for row in rows),
-        parked=sum(any(d.state == "parked" for d in row.deliveries) for row in rows),
+        listed=len(standings),
+        studies=snapshot.studies,
+        overdue=sum(place.overdue for place in order),
+        findings=sum(standing.findings > 0 for standing in standings),
+        moving=sum(standing.state is None for standing in standings),
+        without_ai=sum(standing.state in without_ai for standing in standings),
+        parked=snapshot.parked,
         quarantine=snapshot.quarantine,
         dead_letters=snapshot.dead_letters,
     )
     simulations = {row.model.disclaimer for row in rows if row.model is not None and row.model.simulation}
-    return ListPage(ordered, counts, tuple(sorted(simulations)))
+    return ListPage(tuple(zip(shown, rows, strict=True)), part, counts, tuple(sorted(simulations)))
 
 
-def list_json(snapshot: Snapshot, limits: Limits, now: datetime) -> dict[str, Any]:
-    page = list_page(snapshot, limits, now)
+def all_page(connection: Connection, number: int = 1) -> AllPage:
+    count = ledger.count_studies(connection)
+    part = Part.chosen(number, count)
+    rows = ledger.list_studies(connection, limit=PAGE_ROWS, offset=part.start)
+    return AllPage(tuple(rows), part, count)
+
+
+def list_json(
+    connection: Connection, snapshot: Snapshot, limits: Limits, now: datetime, number: int = 1
+) -> dict[str, Any]:
+    page = list_page(connection, snapshot, limits, now, number)
     return {
         "now": now.isoformat(),
         "studies": [{**row.to_json(), "place": _place_json(place)} for place, row in page.rows],
+        "page": page.part.number,
+        "pages": page.part.of,
+        "on_the_list": page.counts.listed,
+        "all_studies": page.counts.studies,
         "quarantine": page.counts.quarantine,
         "dead_letters": page.counts.dead_letters,
     }
@@ -144,7 +199,7 @@ def study_json(
     if detail is None:
         return None
     place, _ = _place_of(detail.row, snapshot, limits, now)
-    return {**detail.to_json(), "place": _place_json(place)}
+    return {**detail.to_json(), "place": _place_json(place) if place else None}
 
 
 def trouble_page(connection: Connection) -> TroublePage:

@@ -1,6 +1,7 @@
 """What the console needs to know, in one frozen value."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,11 +14,15 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`port` 0 takes a free one; `destinations` are the names of the configured ones."""
+    """`port` 0 takes a free one; `destinations` are the names of the configured ones.
+
+    `keep_ended` is how long a study stays on the reading list after the AI ended with it.
+    """
 
     data: Path
     port: int
     limits: Limits
+    keep_ended: timedelta
     zone: ZoneInfo
     institution: str
     destinations: tuple[str, ...]
@@ -28,6 +33,7 @@ class Settings:
             data=data,
             port=port,
             limits=site.worklist.to_domain(),
+            keep_ended=site.worklist.keep_ended,
             zone=ZoneInfo(site.time_zone),
             institution=site.institution,
             destinations=tuple(d.name for d in site.destinations),

@@ -13,8 +13,9 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from hilum.adapters.sql.database import database_path, open_database, reading
-from hilum.adapters.sql.ledger import list_studies, show_study, worklist_entry
+from hilum.adapters.sql.ledger import show_study, study_rows
 from hilum.adapters.sql.ledger_values import StudyDetail, StudyRow
+from hilum.adapters.sql.reading_list import reading_list
 from hilum.domain.errors import Busy
 from hilum.domain.results import AiState, DeliveryState, Format
 from hilum.domain.worklist import Place, reading_order
@@ -75,7 +76,7 @@ class DemoRun(threading.Thread):
 
     def _wait(self, engine: Engine, studies: Sequence[SampleStudy]) -> list[StudyRow]:
         """Waits for the end of each study and its deliveries to the demo's receivers; the rows as they are then."""
-        uids = {study.study_instance_uid for study in studies}
+        uids = list({study.study_instance_uid for study in studies})
         deadline = monotonic() + _PATIENCE_S
         rows: list[StudyRow] = []
         with _progress(self._console) as progress:
@@ -83,7 +84,7 @@ class DemoRun(threading.Thread):
             while not self._stopping.wait(0.3):
                 try:
                     with reading(engine) as connection:
-                        rows = [row for row in list_studies(connection) if row.study_uid in uids]
+                        rows = study_rows(connection, uids)
                 except Busy:
                     continue
                 progress.update(bar, completed=sum(is_done(row) for row in rows))
@@ -92,11 +93,11 @@ class DemoRun(threading.Thread):
         return rows
 
     def _report(self, engine: Engine, studies: Sequence[SampleStudy]) -> None:
+        now, worklist = datetime.now(UTC), self._plan.site.worklist
         with reading(engine) as connection:
-            everything = list_studies(connection)
+            listed = reading_list(connection, ended_since=now - worklist.keep_ended)
             details = {s.study_instance_uid: show_study(connection, s.study_instance_uid) for s in studies}
-        limits = self._plan.site.worklist.to_domain()
-        order = reading_order([worklist_entry(row) for row in everything], limits, now=datetime.now(UTC))
+        order = reading_order([standing.entry for standing in listed], worklist.to_domain(), now=now)
         places = {place.entry.study_instance_uid: place for place in order}
         self._console.print(_table(studies, details, places))
         for source in dict.fromkeys(study.source for study in studies):

@@ -34,7 +34,7 @@ def show(study_uid: str, data: Path, as_json: bool) -> None:
 
 def known_study(connection: "Connection", study_uid: str) -> "StudyDetail":
     """The study, or an error that says what to look at instead."""
-    from hilum.adapters.sql.ledger import list_quarantine, list_studies, show_study
+    from hilum.adapters.sql.ledger import list_quarantine, show_study, uids_with
 
     detail = show_study(connection, study_uid)
     if detail is not None:
@@ -42,7 +42,7 @@ def known_study(connection: "Connection", study_uid: str) -> "StudyDetail":
     for row in list_quarantine(connection):
         if row.study_instance_uid == study_uid:
             raise click.ClickException(f"the images of {study_uid} could not be indexed: {row.reason}; kept: {row.uri}")
-    near = [row.study_uid for row in list_studies(connection) if study_uid and study_uid in row.study_uid][:3]
+    near = uids_with(connection, study_uid, limit=3) if study_uid else []
     hint = f"did you mean {', '.join(near)}?" if near else "`hilum studies` lists those that arrived"
     raise click.ClickException(f"no study {study_uid} is known; {hint}")
 

@@ -1,10 +1,11 @@
 """The read side of the ledger: what the console and `hilum studies`, `show` and `export` tell about studies.
 
-Every function reads inside the caller's `hilum.adapters.sql.database.reading` and writes nothing. `list_studies` costs
-three queries whatever the number of studies.
+Every function reads inside the caller's `hilum.adapters.sql.database.reading` and writes nothing. Rows of studies cost
+three queries whatever their number; which studies stand on the reading list is the matter of `reading_list`.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -24,6 +25,7 @@ from hilum.adapters.sql.ledger_values import (
     StudyDetail,
     StudyRow,
     standing,
+    urgent_labels,
 )
 from hilum.adapters.sql.tables import (
     dead_letters,
@@ -42,17 +44,56 @@ from hilum.domain.results import AiState, DeliveryState, Format, StudyState
 from hilum.domain.study import OrderPriority
 from hilum.domain.worklist import Entry
 
+_AT_ONCE = 500  # bound values of one statement
 _PATIENT_FIELDS = tuple(f.name for f in fields(Patient))
 
 
-def list_studies(connection: Connection) -> list[StudyRow]:
-    """Every study, newest images first."""
-    return _rows(connection, sa.true())
+def list_studies(connection: Connection, *, limit: int | None = None, offset: int = 0) -> list[StudyRow]:
+    """Every study, newest images first; with `limit`, so many of them after the first `offset`."""
+    if limit is None and not offset:
+        return _rows(connection, sa.true())
+    query = (
+        sa.select(studies.c.study_instance_uid)
+        .order_by(studies.c.last_received_at.desc(), studies.c.study_instance_uid)
+        .limit(limit)
+        .offset(offset)
+    )
+    return study_rows(connection, connection.execute(query).scalars().all())
+
+
+def study_rows(connection: Connection, study_uids: Sequence[str]) -> list[StudyRow]:
+    """The rows of these studies, in the order of the UIDs; those that are not known are left out."""
+    found: dict[str, StudyRow] = {}
+    for start in range(0, len(study_uids), _AT_ONCE):
+        some = study_uids[start : start + _AT_ONCE]
+        found.update((row.study_uid, row) for row in _rows(connection, studies.c.study_instance_uid.in_(some)))
+    return [found[uid] for uid in study_uids if uid in found]
+
+
+def uids_with(connection: Connection, text: str, *, limit: int) -> list[str]:
+    """UIDs of studies that contain `text`, newest images first."""
+    query = (
+        sa.select(studies.c.study_instance_uid)
+        .where(studies.c.study_instance_uid.contains(text, autoescape=True))
+        .order_by(studies.c.last_received_at.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def count_studies(connection: Connection) -> int:
+    return connection.execute(sa.select(sa.func.count()).select_from(studies)).scalar_one()
+
+
+def count_parked(connection: Connection) -> int:
+    """How many studies have a delivery that waits for a person."""
+    parked = sa.select(deliveries.c.study_instance_uid).where(deliveries.c.state == DeliveryState.PARKED.value)
+    return connection.execute(sa.select(sa.func.count()).select_from(parked.distinct().subquery())).scalar_one()
 
 
 def show_study(connection: Connection, study_uid: str) -> StudyDetail | None:
     """Everything about one study, or None when no image of it was ever indexed."""
-    rows = _rows(connection, studies.c.study_instance_uid == study_uid)
+    rows = study_rows(connection, [study_uid])
     if not rows:
         return None
     extra = connection.execute(
@@ -169,7 +210,7 @@ def _row(row: Row[Any], result: Row[Any] | None, sent: dict[str, list[DeliveryBr
         state=state,
         reason=reason,
         findings=found,
-        urgent_labels=_urgent(found),
+        urgent_labels=urgent_labels(found),
         ungrounded=tuple(said.get("ungrounded", ())),
         result_revision=result.revision if result else None,
         model=_model(said["model"]) if result else None,
@@ -189,12 +230,6 @@ def _state(row: Row[Any]) -> tuple[State, str]:
         job = JobRow(*(getattr(row, f"jobs_{f.name}") for f in fields(JobRow)))
     outcome = None if row.outcomes_state is None else (AiState(row.outcomes_state), row.outcomes_reason)
     return standing(route=route, job=job, outcome=outcome, complete_reason=row.complete_reason or "")
-
-
-def _urgent(found: tuple[FindingBrief, ...]) -> tuple[str, ...]:
-    """Labels of urgent findings, most probable first, each once."""
-    urgent = sorted((f for f in found if f.urgent), key=lambda f: (-f.probability, f.label))
-    return tuple(dict.fromkeys(f.label for f in urgent))
 
 
 def _newest_keys(condition: sa.ColumnElement[bool]) -> sa.Subquery:

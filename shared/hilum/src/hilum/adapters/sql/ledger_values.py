@@ -50,6 +50,12 @@ class FindingBrief:
     urgent: bool
 
 
+def urgent_labels(found: tuple[FindingBrief, ...]) -> tuple[str, ...]:
+    """Labels of urgent findings, most probable first, each once."""
+    urgent = sorted((f for f in found if f.urgent), key=lambda f: (-f.probability, f.label))
+    return tuple(dict.fromkeys(f.label for f in urgent))
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryBrief:
     """Where one format stands at one destination. `reason`: the peer's last words, or why it waits or is withheld."""
