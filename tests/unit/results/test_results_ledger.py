@@ -89,7 +89,8 @@ def rows(engine: Engine, table: sa.Table = tables.deliveries) -> list[Any]:
 def claim(engine: Engine, *, seconds: float = 0, destination: str = "pacs") -> deliveries.Parcel | None:
     with transaction(engine) as connection:
         now = NOW + timedelta(seconds=seconds)
-        return deliveries.claim(connection, destination, simulation=True, now=now, lease=LEASE)
+        format_ = settings().served[destination]
+        return deliveries.claim(connection, destination, format_, simulation=True, now=now, lease=LEASE)
 
 
 def settle(engine: Engine, parcel: deliveries.Parcel, verdict: Any, *, seconds: float, wait_s: float = 1) -> bool:
@@ -198,7 +199,7 @@ def test_a_result_of_a_study_that_nobody_knows_is_refused(engine: Engine) -> Non
 def test_a_simulators_result_is_withheld_where_the_destination_is_no_simulation(engine: Engine) -> None:
     with transaction(engine) as connection:
         take(connection)
-        assert deliveries.claim(connection, "pacs", simulation=False, now=NOW, lease=LEASE) is None
+        assert deliveries.claim(connection, "pacs", Format.SR, simulation=False, now=NOW, lease=LEASE) is None
     assert {r.destination: r.state for r in rows(engine)} == {"pacs": "withheld", "ris": "queued"}
 
 

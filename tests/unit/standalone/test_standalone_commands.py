@@ -126,7 +126,15 @@ def test_export_to_a_place_that_can_t_be_written_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("studies",), ("show", "1.2"), ("export", "1.2", "--out", "x"), ("ask", "1", "?")]
+    "arguments",
+    [
+        ("studies",),
+        ("deliveries",),
+        ("deliveries", "--retry", "1"),
+        ("show", "1.2"),
+        ("export", "1.2", "--out", "x"),
+        ("ask", "1", "?"),
+    ],
 )
 def test_a_folder_without_data_is_one_line_that_says_how_to_start(
     hilum: Hilum, tmp_path: Path, arguments: tuple[str, ...]
@@ -147,7 +155,7 @@ def test_a_wrong_config_of_studies_is_named_with_its_line(hilum: Hilum, data: Pa
     assert f"{config}:2: worklist.stat_max_wait: unknown key" in done.output
 
 
-@pytest.mark.parametrize("command", ["up", "send", "studies", "show", "ask", "export", "doctor"])
+@pytest.mark.parametrize("command", ["up", "send", "studies", "show", "ask", "deliveries", "export", "doctor"])
 def test_every_command_has_a_help_text(hilum: Hilum, command: str) -> None:
     done = hilum(command, "--help")
     assert done.exit_code == 0

@@ -38,6 +38,11 @@ class Settings(BaseModel):
             longest_retry=timedelta(seconds=site.results.longest_retry_s),
         )
 
+    @property
+    def served(self) -> dict[str, Format]:
+        """The destinations by name, each with its format."""
+        return {destination.name: format_of(destination) for destination in self.destinations}
+
 
 def format_of(destination: AnyDestination) -> Format:
     """The one format that a destination of this kind takes."""

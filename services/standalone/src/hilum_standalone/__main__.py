@@ -10,6 +10,7 @@ COMMANDS = {
     "studies": "List the studies in reading order.",
     "show": "Show one study: ledger, findings, deliveries.",
     "ask": "Ask MedMO a question about a study.",
+    "deliveries": "List what is parked or queued, and put parked deliveries back.",
     "export": "Write a study's SR, FHIR bundle and ORU message to a folder.",
     "doctor": "Say what is set up, what is missing and what to do.",
 }

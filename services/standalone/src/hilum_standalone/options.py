@@ -61,13 +61,13 @@ def running_config(data: Path) -> Path | None:
 
 
 @contextmanager
-def ledger_of(data: Path) -> "Iterator[Connection]":
-    """A consistent view of the folder's database."""
+def ledger_of(data: Path, *, write: bool = False) -> "Iterator[Connection]":
+    """A consistent view of the folder's database; with `write`, a transaction that may change it."""
     if not (data / "hilum.db").exists():
         raise Unusable(f"{data} holds no Hilum data; start Hilum with: hilum up --data {data}")
     from sqlalchemy.exc import DBAPIError
 
-    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading, trouble
+    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading, transaction, trouble
     from hilum.domain.errors import Busy
 
     path = database_path(data)
@@ -75,7 +75,7 @@ def ledger_of(data: Path) -> "Iterator[Connection]":
     try:
         if not has_schema(engine):
             raise Unusable(f"{path} has no tables yet; start Hilum with: hilum up --data {data}")
-        with reading(engine) as connection:
+        with transaction(engine) if write else reading(engine) as connection:
             yield connection
     except Busy as error:
         raise Unusable(f"{path}: {error.reason}") from error

@@ -38,9 +38,9 @@ class Parcel:
 
 
 def claim(
-    connection: Connection, destination: str, *, simulation: bool, now: datetime, lease: timedelta
+    connection: Connection, destination: str, format_: Format, *, simulation: bool, now: datetime, lease: timedelta
 ) -> Parcel | None:
-    """Takes the delivery that is due longest at this destination, or None.
+    """Takes the delivery in this format that is due longest at this destination, or None.
 
     A simulator's result that is queued for a destination that is no simulation (the configuration changed) is
     withheld here and never returned.
@@ -55,7 +55,7 @@ def claim(
     row = connection.execute(
         sa.select(deliveries, encodings.c.identity, encodings.c.content)
         .join(encodings, sa.and_(encodings.c.result_key == d.result_key, encodings.c.format == d.format))
-        .where(d.destination == destination, due)
+        .where(d.destination == destination, d.format == format_.value, due)
         .order_by(d.due_at, d.id)
         .limit(1)
     ).first()
@@ -117,13 +117,12 @@ def settle(connection: Connection, parcel: Parcel, verdict: Verdict, *, now: dat
     return True
 
 
-def next_due(connection: Connection, destination: str) -> datetime | None:
+def next_due(connection: Connection, destination: str, format_: Format) -> datetime | None:
     """When the next delivery of this destination is due or its lease ends; None when nothing waits."""
     d = deliveries.c
-    queued = sa.select(sa.func.min(d.due_at)).where(d.destination == destination, d.state == DeliveryState.QUEUED.value)
-    leased = sa.select(sa.func.min(d.lease_until)).where(
-        d.destination == destination, d.state == DeliveryState.SENDING.value
-    )
+    ours = sa.and_(d.destination == destination, d.format == format_.value)
+    queued = sa.select(sa.func.min(d.due_at)).where(ours, d.state == DeliveryState.QUEUED.value)
+    leased = sa.select(sa.func.min(d.lease_until)).where(ours, d.state == DeliveryState.SENDING.value)
     times = [t for t in (connection.execute(queued).scalar(), connection.execute(leased).scalar()) if t is not None]
     return min(times, default=None)
 

@@ -16,7 +16,7 @@ from hilum.runtime.config import AnyDestination
 from hilum.runtime.logs import Log
 from hilum_results.handlers.deliveries import Parcel, claim, next_due, settle
 from hilum_results.handlers.verdict import Outcome, Verdict, pause, retry
-from hilum_results.settings import Settings
+from hilum_results.settings import Settings, format_of
 from hilum_results.transport.sender import Sender
 
 _LONGEST_SLEEP_S = 5.0
@@ -38,6 +38,7 @@ class Courier:
         chance: random.Random,
     ) -> None:
         self._destination = destination
+        self._format = format_of(destination)
         self._sender = sender
         self._settings = settings
         self._engine = engine
@@ -69,13 +70,14 @@ class Courier:
     def deliver_one(self) -> bool:
         """One attempt of what is due first; False when nothing is due."""
         with reading(self._engine) as connection:  # a look costs no write lock
-            due = next_due(connection, self._destination.name)
+            due = next_due(connection, self._destination.name, self._format)
         if due is None or due > self._clock.now():
             return False
         with transaction(self._engine) as connection:
             parcel = claim(
                 connection,
                 self._destination.name,
+                self._format,
                 simulation=self._destination.simulation,
                 now=self._clock.now(),
                 lease=self._settings.lease,
@@ -126,7 +128,7 @@ class Courier:
     def _until_next(self) -> float:
         """Seconds to sleep: to the next due time, at most a few seconds."""
         with reading(self._engine) as connection:
-            due = next_due(connection, self._destination.name)
+            due = next_due(connection, self._destination.name, self._format)
         return sleep_s(due, self._clock.now())
 
 

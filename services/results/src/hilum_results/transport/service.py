@@ -23,6 +23,7 @@ from hilum.runtime.consume import consume
 from hilum.runtime.logs import Log
 from hilum_results.handlers import intake
 from hilum_results.handlers.deliveries import release_claims
+from hilum_results.handlers.parked import park_unserved, resume_served
 from hilum_results.settings import Settings
 from hilum_results.transport.courier import Courier
 from hilum_results.transport.dicom import DicomSender
@@ -160,10 +161,7 @@ def serve(
     The caller holds the data folder's lock, so claims that are still open belong to a process that is gone.
     """
     broken = threading.Event()
-    with transaction(engine) as connection:
-        left = release_claims(connection, now=clock.now())
-    if left:
-        log.warning("deliveries of an earlier process are sent again", count=left)
+    _take_over(settings, engine, clock, log)
     couriers = [
         Courier(
             destination,
@@ -208,6 +206,20 @@ def serve(
     for thread in threads:
         thread.join()
     return 1 if broken.is_set() else 0
+
+
+def _take_over(settings: Settings, engine: Engine, clock: Clock, log: Log) -> None:
+    """Fits the deliveries that an earlier process left to this configuration: each waits for a courier or is parked."""
+    with transaction(engine) as connection:
+        left = release_claims(connection, now=clock.now())
+        parked = park_unserved(connection, settings.served)
+        resumed = resume_served(connection, settings.served, now=clock.now())
+    if left:
+        log.warning("deliveries of an earlier process are sent again", count=left)
+    if parked:
+        log.warning("deliveries without a destination are parked", count=parked)
+    if resumed:
+        log.info("parked deliveries have a destination again", count=resumed)
 
 
 def _guarded(work: Any, broken: threading.Event, stop: threading.Event, log: Log) -> None:

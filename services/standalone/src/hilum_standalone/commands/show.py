@@ -79,7 +79,7 @@ def _revision(revision: "RevisionRow") -> Iterator[str]:
     if revision.result and not revision.deliveries:
         yield "  no destination is configured"
     for delivery in revision.deliveries:
-        words = delivery.attempts[-1].words if delivery.attempts else delivery.reason
+        words = delivery.reason or (delivery.attempts[-1].words if delivery.attempts else "not tried yet")
         tries = f"{len(delivery.attempts)} attempts" if len(delivery.attempts) != 1 else "1 attempt"
         yield f"  {delivery.format} to {delivery.destination}: {delivery.state}, {tries}; {words}"
 

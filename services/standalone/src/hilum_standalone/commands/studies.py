@@ -93,7 +93,7 @@ def table(placed: "list[tuple[StudyRow, Place | None]]") -> Any:
     from rich.text import Text
 
     shown = Table(header_style="bold", box=None, pad_edge=False)
-    for name in ("#", "State", "Findings", "Modality", "Description", "Why here", "Study UID"):
+    for name in ("#", "State", "Findings", "Modality", "Description", "Deliveries", "Why here", "Study UID"):
         shown.add_column(name, no_wrap=name == "Study UID", overflow="fold")
     for row, place in placed:
         cells = (
@@ -102,6 +102,7 @@ def table(placed: "list[tuple[StudyRow, Place | None]]") -> Any:
             findings_text(row),
             row.modality,
             row.description,
+            deliveries_text(row),
             place.reason if place else "ended some time ago",
             row.study_uid,
         )
@@ -114,3 +115,16 @@ def findings_text(row: "StudyRow") -> str:
     named = [f"{f.label} {f.probability:.2f}" for f in row.findings]
     named += [f"{label} (no box)" for label in row.ungrounded]
     return ", ".join(named) or row.reason
+
+
+def deliveries_text(row: "StudyRow") -> str:
+    """How many deliveries stand where; a parked one with its destination and the reason, since it needs a person."""
+    from collections import Counter
+
+    from hilum.domain.results import DeliveryState
+
+    parked = [
+        f"{d.format} to {d.destination} parked: {d.reason}" for d in row.deliveries if d.state is DeliveryState.PARKED
+    ]
+    others = Counter(d.state for d in row.deliveries if d.state is not DeliveryState.PARKED)
+    return "; ".join([*parked, *(f"{count} {state}" for state, count in sorted(others.items()))])

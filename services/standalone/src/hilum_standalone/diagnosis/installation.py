@@ -87,7 +87,9 @@ def _stuck(connection: object) -> Iterator[Check]:
     if parked:
         found = f"{len(parked)}; the newest, {parked[0].format} to {parked[0].destination}: {parked[0].reason}"
         yield red(
-            "Parked deliveries", found, "mend the destination; `hilum export` writes the result to files meanwhile"
+            "Parked deliveries",
+            found,
+            "mend the destination, then: hilum deliveries --retry --all (`hilum deliveries` lists them)",
         )
     else:
         yield ok("Parked deliveries", "none")
