@@ -1,4 +1,4 @@
-"""`python -m hilum_listener ROLE… --data DIR`: runs one or more of the roles scp, stow, assemble, route as threads."""
+"""`python -m hilum_listener ROLE… --data DIR`: runs one or more of the roles as threads."""
 
 import argparse
 import os
@@ -12,10 +12,13 @@ from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
 from hilum.runtime.config import ConfigError, Site, load
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
+from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import JournalWriter
+from hilum_listener.handlers.notices import NoticeStore
+from hilum_listener.handlers.offers import Offers
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
 from hilum_listener.handlers.spool import Spool
-from hilum_listener.settings import AssembleSettings, Places, RouteSettings, ScpSettings, StowSettings
+from hilum_listener.settings import AssembleSettings, CommitSettings, Places, RouteSettings, ScpSettings, StowSettings
 from hilum_listener.transport.certificates import CertificateUnusable, certificate_der
 
 _LOG = logs.Log("hilum.listener")
@@ -25,7 +28,7 @@ _CLOCK = SystemClock()
 
 # Each role imports its own libraries: a receiver without pydicom's dictionary or SQLAlchemy is half as large.
 
-ROLES = ("scp", "stow", "assemble", "route")
+ROLES = ("scp", "stow", "assemble", "route", "commit")
 Role = Callable[[threading.Event], None]
 
 
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         roles["stow"] = _stow(
             Places(given.data, incoming_name="incoming-stow"), StowSettings.of(site, port=given.http_port)
         )
-    if {"assemble", "route"} & set(given.roles):
+    if {"assemble", "route", "commit"} & set(given.roles):
         places.data.mkdir(parents=True, exist_ok=True)
         roles.update(_database_roles(given.roles, places, site))
     return run_roles(roles, stop)
@@ -79,7 +82,9 @@ def _scp(places: Places, settings: ScpSettings) -> Role:
             lock(places.run)
             spool = Spool(places, min_free_bytes=settings.min_free_bytes)
             left = spool.clean()
-            server = Scp(settings, spool, JournalWriter(places.journal, started_at=_CLOCK.now()), _CLOCK)
+            journal = JournalWriter(places.journal, started_at=_CLOCK.now())
+            desk = Desk(NoticeStore(places), journal, _CLOCK.now)
+            server = Scp(settings, spool, journal, _CLOCK, desk=desk, offers=Offers(places.run))
             port = server.start()
             publish_port(places.run, port)
         except (AlreadyRunning, CertificateUnusable, OSError) as error:
@@ -128,7 +133,9 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     from hilum.contracts.topics import STUDY_READY
     from hilum.runtime.consume import consume
     from hilum_listener.handlers.assemble import Assembler, wait_for_schema
+    from hilum_listener.handlers.reports import Reporter
     from hilum_listener.handlers.route import GROUP, Router
+    from hilum_listener.transport.event_report import NewAssociation
 
     engine = open_database(database_path(places.data))
     publisher = SqlPublisher(_CLOCK)
@@ -145,7 +152,15 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
         announce_ready(places.data, "route")
         consume(consumer, router.handle, transaction=lambda: transaction(engine), stop=stop, log=_LOG)
 
-    return {name: role for name, role in (("assemble", assemble), ("route", route)) if name in names}
+    def commit(stop: threading.Event) -> None:
+        wait_for_schema(engine, stop)
+        settings = CommitSettings.of(site)
+        sender = NewAssociation(own_ae=settings.ae_title)
+        announce_ready(places.data, "commit")
+        Reporter(engine, _CLOCK, settings.peers, Offers(places.run), sender).run(stop)
+
+    given = (("assemble", assemble), ("route", route), ("commit", commit))
+    return {name: role for name, role in given if name in names}
 
 
 def run_roles(roles: dict[str, Role], stop: threading.Event) -> int:

@@ -120,6 +120,16 @@ class AssembleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitSettings:
+    ae_title: str
+    peers: tuple[Peer, ...]
+
+    @classmethod
+    def of(cls, site: Site) -> Self:
+        return cls(ae_title=site.ae_title.strip(), peers=site.peers)
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSettings:
     rules: tuple[Rule, ...]
 

@@ -162,7 +162,11 @@ def programs(plan: Plan) -> list[Program]:
             listens("scp", plan.dicom_port),
         ),
         *_stow_programs(plan, common, listens),
-        Program("assemble-route", ("-m", "hilum_listener", "assemble", "route", *common), says("assemble", "route")),
+        Program(
+            "assemble-route",
+            ("-m", "hilum_listener", "assemble", "route", "commit", *common),
+            says("assemble", "route", "commit"),
+        ),
         Program("worker", ("-m", "hilum_worker", *common), says("worker")),
         Program("results", ("-m", "hilum_results", *common), says("results")),
         Program(

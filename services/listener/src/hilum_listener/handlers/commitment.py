@@ -4,6 +4,8 @@ An N-ACTION asks Hilum to answer for instances; what the answer is, the index kn
 what another system answers for.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hilum.adapters.dicom.elements import Elements
@@ -29,6 +31,27 @@ ALL_COMMITTED, FAILURES_EXIST = 1, 2  # event types, PS3.4 table J.3-2
 NO_SUCH_ACTION, NO_SUCH_EVENT_TYPE = 0x0123, 0x0113
 _REQUEST_COMMITMENT = 1  # the action type, PS3.4 J.3.2
 _TRANSACTION, _INSTANCES, _FAILED, _FAILURE_REASON = 0x00081195, 0x00081199, 0x00081198, 0x00081197
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A claimed report. `token` fences: an attempt that was given up can't settle a later one."""
+
+    notice: str
+    transaction_uid: str
+    calling_ae: str
+    association: str
+    report: Mapping[str, Any]
+    attempts: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Whether the requester acknowledged the report, and if not, why."""
+
+    delivered: bool
+    reason: str = ""
 
 
 def ask(request: ServiceRequest, desk: Desk, *, action_type: int) -> Answer:

@@ -20,13 +20,16 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from hilum.ports.clock import Clock
 from hilum.runtime.config import Peer
 from hilum.runtime.logs import Log
+from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
+from hilum_listener.handlers.offers import Offers
 from hilum_listener.handlers.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Request, Status, receive
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
 from hilum_listener.transport.certificates import certificate_der, server_context
+from hilum_listener.transport.services import Services, contexts
 from hilum_listener.transport.tls import TlsServer, peer_certificate, shake_hands
 
 _LOG = Log("hilum.listener.scp")
@@ -61,7 +64,16 @@ class PromptSocket(socket.socket):
 class Scp:
     """Accepts associations until it is stopped."""
 
-    def __init__(self, settings: ScpSettings, spool: Spool, journal: JournalWriter, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: ScpSettings,
+        spool: Spool,
+        journal: JournalWriter,
+        clock: Clock,
+        *,
+        desk: Desk,
+        offers: Offers,
+    ) -> None:
         self._settings = settings
         self._spool = spool
         self._journal = journal
@@ -78,6 +90,7 @@ class Scp:
         self._limits = PeerLimits()
         self._certificates = {p: certificate_der(p.certificate) for p in settings.peers if p.certificate is not None}
         self._ae = self._entity()
+        self._services = Services(desk, offers, self._who)
 
     def _entity(self) -> AE:
         # every storage class, private ones too, in the first transfer syntax that the peer proposes, whatever it is
@@ -92,6 +105,10 @@ class Scp:
         ae.dimse_timeout = self._settings.idle_timeout_s
         ae.network_timeout = self._settings.idle_timeout_s
         ae.add_supported_context(Verification, ALL_TRANSFER_SYNTAXES)
+        for context in contexts():
+            ae.add_supported_context(
+                str(context.abstract_syntax), context.transfer_syntax, context.scu_role, context.scp_role
+            )
         return ae
 
     def start(self) -> int:
@@ -108,7 +125,9 @@ class Scp:
             (evt.EVT_RELEASED, self._ended, ["released"]),
             (evt.EVT_ABORTED, self._ended, ["aborted"]),
             (evt.EVT_C_STORE, self._store),
+            *self._services.handlers(),
         ]
+        self._services.start()
         host, tls = self._settings.host, self._settings.tls
         if tls is None or not tls.only:
             self._listen((host, self._settings.port), handlers)
@@ -129,6 +148,7 @@ class Scp:
 
     def stop(self) -> None:
         """Stops accepting, lets associations finish for eight seconds, aborts those that idle or take longer."""
+        self._services.stop()
         for server in self._servers:
             server.shutdown()
         deadline = time.monotonic() + _DRAIN_S

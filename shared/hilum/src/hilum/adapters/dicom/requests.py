@@ -6,6 +6,7 @@ descheduled between the two goes on for one round, takes the response, logs "Rec
 message", and the request waits for its DIMSE timeout. On a busy machine that is one request in some hundreds.
 """
 
+import math
 import threading
 import time
 from typing import Any
@@ -36,14 +37,20 @@ class Gate:
                 self._changed.wait()
 
 
-def hold_reactor(association: Any) -> None:
+def hold_reactor(association: Any, *, timeout_s: float = math.inf) -> bool:
     """Called before each `send_c_…`: returns when the reactor thread waits, or has ended.
 
-    The `send_c_…` method lets the thread go on when it has the response.
+    The `send_c_…` method lets the thread go on when it has the response. False, with the thread left to go on, when it
+    doesn't come to wait within the timeout.
     """
+    deadline = time.monotonic() + timeout_s
     gate = association._reactor_checkpoint
     if not isinstance(gate, Gate):
         gate = association._reactor_checkpoint = Gate()
     gate.clear()
     while association.is_alive() and not gate.holds:
+        if time.monotonic() > deadline:
+            gate.set()
+            return False
         time.sleep(0.0001)
+    return True
