@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from hilum.adapters.sql import tables
@@ -14,7 +15,16 @@ from hilum_results.testing import ResultsSite, fhir_to, hl7_to, nodule
 def hilum(site: ResultsSite, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, with the configuration that the service has."""
     config = site.folder / "hilum.toml"
-    command = [sys.executable, "-m", "hilum_standalone", *arguments, "--data", site.folder, "--config", config]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "hilum_standalone",
+        *arguments,
+        "--data",
+        site.folder,
+        "--config",
+        config,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 

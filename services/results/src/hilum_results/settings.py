@@ -22,6 +22,7 @@ class Settings(BaseModel):
     lease: timedelta = timedelta(seconds=60)
     first_retry: timedelta = timedelta(seconds=1)
     longest_retry: timedelta = timedelta(seconds=300)
+    keep_events: timedelta = timedelta(days=7)
 
     @classmethod
     def of(cls, site: Site, *, data: Path) -> "Settings":
@@ -36,6 +37,7 @@ class Settings(BaseModel):
             lease=timedelta(seconds=max(site.results.lease_s, 4 * slowest_s + 5)),
             first_retry=timedelta(seconds=site.results.first_retry_s),
             longest_retry=timedelta(seconds=site.results.longest_retry_s),
+            keep_events=timedelta(days=site.results.keep_events_days),
         )
 
     @property

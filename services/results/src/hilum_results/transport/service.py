@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import pydantic
@@ -30,6 +31,7 @@ from hilum_results.transport.dicom import DicomSender
 from hilum_results.transport.fhir import FhirSender
 from hilum_results.transport.mllp import MllpSender
 from hilum_results.transport.sender import Sender
+from hilum_results.transport.upkeep import keep_up
 
 GROUP = "results"
 T = TypeVar("T", bound=pydantic.BaseModel)
@@ -179,6 +181,8 @@ def serve(
         threading.Thread(target=_guarded, args=(courier.run, broken, stop, log), name=f"courier {d.name}")
         for courier, d in zip(couriers, settings.destinations, strict=True)
     ]
+    upkeep = partial(keep_up, settings, engine, clock, stop, log)
+    threads.append(threading.Thread(target=_guarded, args=(upkeep, broken, stop, log), name="upkeep"))
     for thread in threads:
         thread.start()
     log.info("results ready", count=len(couriers))

@@ -193,6 +193,7 @@ class Results(Part):
     lease_s: Seconds = 60.0
     first_retry_s: Seconds = 1.0
     longest_retry_s: Seconds = 300.0
+    keep_events_days: float = Field(default=7.0, ge=1, le=3650)
 
 
 NANO_RULE = RuleConfig(
