@@ -315,6 +315,34 @@ def test_the_same_instance_again_changes_nothing_in_the_index(door: Door, part10
     assert (study.study_instance_uid, study.calling_ae) == (IMAGE.StudyInstanceUID, "WEB")
 
 
+def test_an_instance_that_comes_by_c_store_as_well_is_the_same_one(door: Door, part10: Any) -> None:
+    door.listener.receive(IMAGE)
+    assert failures(door.post(body_of([part10()]))) == [None]
+    door.listener.step()
+    assert len(door.listener.rows(instances)) == 1
+    assert door.listener.rows(quarantine) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"BodyPartExamined": "RIB"}, {"BodyPartExamined": "CHESTS"}, {"PixelData": PIXELS.tobytes()[::-1]}]
+)
+def test_other_content_under_the_same_uid_is_quarantined_whichever_way_it_comes(
+    door: Door, part10: Any, change: dict[str, Any]
+) -> None:
+    door.listener.receive(IMAGE)
+    door.post(body_of([part10(chest_image(PIXELS, **change))]))
+    door.listener.step()
+    assert len(door.listener.rows(instances)) == len(door.listener.rows(quarantine)) == 1
+
+
+def test_the_same_bytes_in_another_transfer_syntax_are_not_the_same(door: Door, part10: Any) -> None:
+    door.listener.receive(IMAGE)
+    syntax = b"1.2.840.10008.1.2.1\0"
+    door.post(body_of([part10().replace(syntax, b"1.2.840.113619.5.2\0\0")]))
+    door.listener.step()
+    assert len(door.listener.rows(quarantine)) == 1
+
+
 def test_the_journal_can_tell_when_a_request_began_and_ended(door: Door) -> None:
     store = door.store()
     store.note("opened")

@@ -1,9 +1,12 @@
 """The head of a Part 10 file: preamble, prefix and file meta information (PS3.10 7.1), written and read."""
 
+import os
 import re
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from hilum.adapters.dicom.elements import parse
 from hilum.domain.errors import Reject
@@ -13,6 +16,7 @@ IMPLEMENTATION_CLASS_UID = derive_uid("implementation", "hilum")
 IMPLEMENTATION_VERSION = "HILUM"
 """Carries no release number, so that the same data set makes the same file under every release."""
 _DEFLATED_LE = "1.2.840.10008.1.2.1.99"
+_META_BYTES, _PIECE_BYTES = 1 << 16, 1 << 20
 _UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
 
 
@@ -82,6 +86,38 @@ def identify(head: bytes) -> Identity:
         contradictory=any(one and other and one != other for one, other in zip(of_meta, of_dataset, strict=True)),
         declared_end=0 if pixels is None or pixels.undefined_length else pixels.end,
     )
+
+
+def same_data_set(one: Path, other: Path) -> bool:
+    """Whether two Part 10 files hold the same encoded data set in the same transfer syntax.
+
+    Raises:
+        OSError: one of them can't be read.
+    """
+    with one.open("rb") as first, other.open("rb") as second:
+        descriptions = [_meta(file) for file in (first, second)]
+        if descriptions[0] != descriptions[1]:
+            return False
+        while piece := first.read(_PIECE_BYTES):
+            if second.read(_PIECE_BYTES) != piece:
+                return False
+        return not second.read(1)
+
+
+def _meta(file: BinaryIO) -> tuple[bytes, int]:
+    """The transfer syntax, padded, and how many bytes of data set follow; leaves the file at the first of them."""
+    head = file.read(_META_BYTES)
+    at, syntax = 132, b""
+    while head[at : at + 2] == b"\2\0":
+        is_long = head[at + 4 : at + 6] in (b"OB", b"UN", b"OW", b"UT")
+        start = at + (12 if is_long else 8)
+        end = start + int.from_bytes(head[start - 4 if is_long else start - 2 : start], "little")
+        if head[at + 2 : at + 4] == b"\x10\0":
+            syntax = head[start:end]
+        at = end
+    size = os.fstat(file.fileno()).st_size
+    file.seek(at)
+    return syntax, size - at
 
 
 def is_uid(text: str) -> bool:
