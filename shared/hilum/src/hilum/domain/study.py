@@ -131,25 +131,30 @@ _NOT_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.9.",  # waveforms
     "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
     "1.2.840.10008.5.1.4.1.1.66.",  # raw data, registrations, segmentations, surfaces
-    "1.2.840.10008.5.1.4.1.1.67.",  # real world value mapping
     "1.2.840.10008.5.1.4.1.1.68.",  # surface scan
     "1.2.840.10008.5.1.4.1.1.78.",  # ophthalmic measurements
     "1.2.840.10008.5.1.4.1.1.79.",
     "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key object selections
-    "1.2.840.10008.5.1.4.1.1.90.",
+    "1.2.840.10008.5.1.4.1.1.80.",
+    "1.2.840.10008.5.1.4.1.1.90.",  # content assessments
+    "1.2.840.10008.5.1.4.1.1.91.",  # annotations
     "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
     "1.2.840.10008.5.1.4.1.1.200.",  # procedure protocols
     "1.2.840.10008.5.1.4.1.1.481.",  # radiotherapy
 )
-_IMAGES = frozenset({"1.2.840.10008.5.1.4.1.1.481.1"})  # RT Image
-_RAW_DATA = "1.2.840.10008.5.1.4.1.1.66"
+_RT_IMAGES = frozenset(f"1.2.840.10008.5.1.4.1.1.481.{n}" for n in (1, 23, 24))
+_OTHERS_NOT_IMAGES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{n}"
+    # raw data, real world value mapping, stereometric relationship, structured display
+    for n in ("66", "67", "77.1.5.3", "131")
+)
 
 
 def holds_images(sop_class_uid: str) -> bool:
     """False for a storage class whose objects are no images; what isn't known is taken for one that does."""
-    if sop_class_uid in _IMAGES:
+    if sop_class_uid in _RT_IMAGES:
         return True
-    return sop_class_uid != _RAW_DATA and not sop_class_uid.startswith(_NOT_IMAGES)
+    return sop_class_uid not in _OTHERS_NOT_IMAGES and not sop_class_uid.startswith(_NOT_IMAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +242,11 @@ def decide_completeness(evidence: Evidence, patience: Patience, *, now: datetime
         return Wait(deadline)
     ended = _how_it_ended(evidence.steps)
     if evidence.performed.is_here:
-        return Complete(f"{ended}, its {_images(evidence.performed.named)} here")
+        return Complete(f"{ended or 'the procedure step is over'}, its {_images(evidence.performed.named)} here")
     if evidence.available.is_here:
-        return Complete(f"an availability notification names {_images(evidence.available.named)} here")
+        return Complete(f"an availability notification came, its {_images(evidence.available.named)} here")
     if evidence.expected and evidence.sending is Sending.RELEASED:
-        return Complete(f"the archive counts {_images(evidence.expected)} here")
+        return Complete(f"the archive was asked, its {_images(evidence.expected)} here")
     return _silence(evidence, patience, ended, now=now)
 
 
@@ -293,4 +298,4 @@ def _seconds(duration: timedelta) -> str:
 
 
 def _images(count: int) -> str:
-    return "one image, which is" if count == 1 else f"{count} images, all"
+    return "one image is" if count == 1 else f"{count} images are all"
