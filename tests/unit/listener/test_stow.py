@@ -293,6 +293,30 @@ def test_below_the_free_space_to_keep_nothing_is_taken(door: Door, part10: Any) 
     assert (door.files(), door.half_written()) == ([], [])
 
 
+def test_the_answer_comes_after_each_file_each_name_and_each_entry_is_synced(
+    door: Door, part10: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.post(body_of([part10(named("first"))]))  # the journal is there now
+    synced: list[Path] = []
+    for call in ("fdatasync", "fsync"):
+        real = getattr(os, call)
+
+        def noted(fd: int, real: Any = real) -> None:
+            path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            real(fd)
+            synced.append(path)
+
+        monkeypatch.setattr(os, call, noted)
+    sizes = {entry.uri: entry.size for entry in door.received()}
+    assert failures(door.post(body_of([part10(named("a")), part10(named("b"))]))) == [None, None]
+    new = [entry.uri for entry in door.received() if entry.uri not in sizes]
+    assert len([path for path in synced if path.parent == door.listener.places.incoming]) == 2
+    folders = {door.listener.places.spool / uri.removeprefix("spool:").split("/")[0] for uri in new}
+    assert folders <= set(synced)
+    journal = [at for at, path in enumerate(synced) if path.parent == door.listener.places.journal]
+    assert journal[-1] > max(at for at, path in enumerate(synced) if path in folders)
+
+
 def test_a_request_that_is_given_up_leaves_nothing_half_written(door: Door, part10: Any) -> None:
     transaction = Transaction(BOUNDARY, door.store())
     transaction.feed(body_of([part10(named("a")), part10(named("b"))])[:-100])

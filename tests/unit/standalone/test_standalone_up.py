@@ -6,15 +6,17 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from click.testing import Result
 from rich.console import Console
 
-from hilum.runtime.config import FhirDestination, Site, load, parse
+from hilum.runtime.config import FhirDestination, Listener, Site, Stow, load, parse
+from hilum.testing.external import free_port
 from hilum_standalone.commands.up import announce
 from hilum_standalone.options import Unusable
-from hilum_standalone.plan import make_plan
+from hilum_standalone.plan import make_plan, programs
 from hilum_standalone.toml_text import toml_text
 
 Hilum = Callable[..., Result]
@@ -36,6 +38,36 @@ def test_the_two_ports_must_differ(hilum: Hilum, tmp_path: Path) -> None:
     done = hilum("up", "--data", tmp_path, "--dicom-port", "40001", "--http-port", "40001")
     assert done.exit_code == 2
     assert "are the same port" in done.output
+
+
+def test_stow_rs_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    configured = Site(listener=Listener(stow=Stow(port=free_port())))
+    for site, given, port in (
+        (Site(), None, None),
+        (configured, None, configured.listener.stow and configured.listener.stow.port),
+        (configured, 0, ANY),
+        (Site(), 0, ANY),
+    ):
+        plan = make_plan(tmp_path, site, base=tmp_path, dicom_port=0, http_port=0, demo=False, stow_port=given)
+        assert plan.stow_port == port
+        commands = {program.name: program.command for program in programs(plan)}
+        assert ("stow" in commands) == (port is not None)
+        if port is not None:
+            assert commands["stow"][-2:] == ("--http-port", str(plan.stow_port))
+            assert plan.stow == f"http://127.0.0.1:{plan.stow_port}/studies"
+
+
+def test_the_port_of_stow_rs_is_looked_at_as_well(hilum: Hilum, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ports = ("--dicom-port", "0", "--http-port", "0", "--stow-port", port)
+        done = hilum("up", "--data", tmp_path, *ports)
+        assert (done.exit_code, done.output) == (2, f"Error: port {port} is in use; choose another with --stow-port\n")
+    done = hilum("up", "--data", tmp_path, "--dicom-port", "40001", "--http-port", "0", "--stow-port", "40001")
+    assert "--dicom-port and --stow-port are the same port" in done.output
 
 
 def test_a_wrong_key_is_named_with_its_line_and_nothing_is_made(hilum: Hilum, tmp_path: Path) -> None:

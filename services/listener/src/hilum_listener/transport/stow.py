@@ -95,13 +95,12 @@ class StowDoor:
         """The peer that calls; None for a caller on this machine while no peer is configured."""
         if "origin" in request.headers:
             raise _Refused(HTTPStatus.FORBIDDEN, "web pages may not store images here")
-        admitted = await self._in_thread(
-            lambda: admit_by_host(
-                address=_address(request),
-                peers=self._settings.peers,
-                certificate=getattr(request.state, "certificate", None),
-                certificate_of=self._certificate_of,
-            )
+        admitted = await asyncio.to_thread(  # not among the threads that store: a name server may be slow
+            admit_by_host,
+            address=_address(request),
+            peers=self._settings.peers,
+            certificate=getattr(request.state, "certificate", None),
+            certificate_of=self._certificate_of,
         )
         if isinstance(admitted, Refusal):
             raise _Refused(HTTPStatus.FORBIDDEN, "this system is not among those that may send")
