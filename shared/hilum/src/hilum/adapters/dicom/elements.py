@@ -15,11 +15,13 @@ from itertools import islice
 from pathlib import Path
 
 from hilum.adapters.dicom.precheck import (
+    FIRST_INFLATED_BYTES,
     ITEM,
     ITEM_END,
     LONG_VRS,
     MAX_INFLATED_BYTES,
     MAX_INFLATED_HEAD_BYTES,
+    MAX_META_BYTES,
     PIXEL_DATA_TAGS,
     SEQUENCE_END,
     UNDEFINED,
@@ -172,15 +174,18 @@ def scan(buffer: Buffer, start: int, end: int, encoding: Encoding) -> Elements:
 
 
 @contextmanager
-def opened(path: Path) -> "Iterator[File]":
-    """Maps a Part 10 file and scans its meta information and dataset.
+def opened(path: Path, *, whole: bool = False) -> "Iterator[File]":
+    """Maps a Part 10 file, checks its structure and scans its meta information and dataset.
+
+    Args:
+        whole: of a deflated dataset, everything is needed and not the header alone.
 
     Raises:
-        Reject: the file is no Part 10 file, or cannot be scanned.
+        Reject: the file is no Part 10 file, or does not pass the pre-check.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            yield parse(view)
+            yield parse(view, whole=whole)
     except (ValueError, struct.error, zlib.error) as error:
         raise Reject(f"the file cannot be read as DICOM ({type(error).__name__})") from error
 
@@ -197,40 +202,56 @@ class File:
     def pixel_data(self) -> Element | None:
         return next((self.dataset.by_tag[tag] for tag in PIXEL_DATA_TAGS if tag in self.dataset.by_tag), None)
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Length of the pixel data's value, as far as it is in the file; of a deflated dataset, as declared."""
+        element = self.pixel_data
+        if element is None:
+            return 0
+        is_inflated = self.transfer_syntax_uid == _DEFLATED_LE
+        end = element.end if is_inflated else min(element.end, len(self.dataset.buffer))
+        return max(end - element.start, 0)
 
-def parse(view: Buffer, *, inflated_head: int | None = None) -> File:
-    """Scans a Part 10 file in memory. `inflated_head`: look at so many bytes of a deflated data set, not at all of it.
+
+def parse(view: Buffer, *, inflated_head: int | None = None, whole: bool = False) -> File:
+    """Checks and scans a Part 10 file in memory.
+
+    Args:
+        inflated_head: these bytes are the start of a file; look at so many bytes of a deflated dataset.
+        whole: as in `opened`.
 
     Raises:
         Reject, ValueError, struct.error, zlib.error: as `opened`, which makes a `Reject` of each.
     """
     if bytes(view[128:132]) != b"DICM":  # PS3.10 7.1
         raise Reject("not a DICOM file: the DICM prefix is missing")
-    at, end = 132, len(view)
+    at, end = 132, min(len(view), 132 + MAX_META_BYTES)
     while at + 8 <= end and struct.unpack_from("<H", view, at)[0] == 2:
         element = _element(view, at, end, _EXPLICIT)
         if element is None or element.undefined_length or element.end > end:
-            raise Reject("the file ends inside its file meta information")
+            raise Reject("the file ends inside its file meta information, or that is too long")
         at = element.end
     meta = scan(view, 132, at, _EXPLICIT)
     syntax = meta.ascii(0x00020010)
-    if syntax == _DEFLATED_LE:
-        if inflated_head is None:
-            inflated = _inflate(bytes(view[at:]))
-        else:
-            inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5
-            inflated = inflater.decompress(bytes(view[at : at + inflated_head]), inflated_head)
-        return File(meta, scan(inflated, 0, len(inflated), _EXPLICIT), syntax)
-    encoding = _encoding(view, at, syntax)
-    return File(meta, scan(view, at, end, encoding), syntax)
+    if syntax != _DEFLATED_LE:
+        return File(meta, _checked(view, at, len(view), _encoding(view, at, syntax)), syntax)
+    if whole or inflated_head is not None:
+        limit = MAX_INFLATED_BYTES if inflated_head is None else inflated_head
+        inflated, complete = inflate(view, at, limit=limit)
+        if whole and not complete:
+            raise Reject(f"the deflated dataset is larger than {limit >> 20} MiB")
+        return File(meta, _checked(inflated, 0, len(inflated), _EXPLICIT), syntax)
+    for limit in (FIRST_INFLATED_BYTES, MAX_INFLATED_HEAD_BYTES):
+        inflated, complete = inflate(view, at, limit=limit)
+        dataset = _checked(inflated, 0, len(inflated), _EXPLICIT)
+        if complete or not PIXEL_DATA_TAGS.isdisjoint(dataset.by_tag):
+            return File(meta, dataset, syntax)
+    raise Reject(f"the deflated header is larger than {MAX_INFLATED_HEAD_BYTES >> 20} MiB")
 
 
-def _inflate(deflated: bytes) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5
-    inflated = inflater.decompress(deflated, MAX_INFLATED_BYTES)
-    if inflater.unconsumed_tail:
-        raise Reject(f"the deflated dataset is larger than {MAX_INFLATED_BYTES >> 20} MiB")
-    return inflated
+def _checked(buffer: Buffer, start: int, end: int, encoding: Encoding) -> Elements:
+    check_structure(buffer, start, end, implicit=encoding.implicit, big_endian=encoding.big_endian)
+    return scan(buffer, start, end, encoding)
 
 
 def _encoding(buffer: Buffer, at: int, syntax: str) -> Encoding:

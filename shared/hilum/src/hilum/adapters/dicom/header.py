@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hilum.adapters.dicom.elements import Elements, File, opened
+from hilum.adapters.dicom.precheck import check_claims
 from hilum.adapters.dicom.text import TextDecoder
 from hilum.domain.errors import Reject
 from hilum.domain.identity import Patient
@@ -101,7 +102,8 @@ def read_header(path: Path) -> Header:
     """Reads the header of a Part 10 file; costs the same for any size of its pixels.
 
     Raises:
-        Reject: no Part 10 file, or its study, series or SOP instance UID is missing or no UID.
+        Reject: no Part 10 file, it does not pass the pre-check, or its study, series or SOP instance UID is missing or
+            no UID.
         OSError: the file cannot be opened.
     """
     with opened(path) as file:
@@ -139,13 +141,26 @@ def _header(file: File) -> Header:
 
 
 def _size(file: File) -> tuple[int, int, int]:
-    """Rows, columns, frames; zeros for an object without pixel data."""
+    """Rows, columns, frames; zeros for an object without pixel data.
+
+    Raises:
+        Reject: they claim more than any image has, or more frames than there are bytes.
+    """
     dataset = file.dataset
     rows, columns = dataset.unsigned(0x00280010) or 0, dataset.unsigned(0x00280011) or 0
     if not rows or not columns or (file.pixel_data is None and not dataset.cut_off):
         return 0, 0, 0
-    frames = dataset.integer(0x00280008) or 1
-    return rows, columns, min(max(frames, 1), _MAX_FRAMES)
+    frames = min(max(dataset.integer(0x00280008) or 1, 1), _MAX_FRAMES)
+    pixels = file.pixel_data
+    if pixels is not None:
+        check_claims(
+            rows=rows,
+            columns=columns,
+            frames=frames,
+            encapsulated=pixels.undefined_length,
+            pixel_bytes=file.pixel_bytes,
+        )
+    return rows, columns, frames
 
 
 def _study(dataset: Elements, request: Elements | None, decoder: TextDecoder) -> StudyHeader:

@@ -5,6 +5,7 @@ Only the frame that is asked for is read and decoded, and what it claims to be i
 
 import io
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,10 @@ from hilum.adapters.dicom import extended_jpeg
 from hilum.adapters.dicom.codestream import claimed_size
 from hilum.adapters.dicom.elements import Element, Elements, File, opened
 from hilum.adapters.dicom.grayscale import Grayscale, grayscale_of, percentile_window
+from hilum.adapters.dicom.precheck import check_claims
 from hilum.domain.errors import Reject
 
 Rgb = NDArray[np.uint8]
-MAX_FRAME_PIXELS = 100_000_000
-"""A frame that claims more is rejected: the largest radiographs have some 30 million."""
 _SAMPLE_STEP = 4  # every fourth row and column is enough to find a window
 
 # The fastest decoder of a syntax first (measured; see docs/architecture.md), then whatever else can read it.
@@ -114,7 +114,7 @@ def pixel_aspect(path: Path, frame: int = 1) -> float:
 
 def _frame(path: Path, frame: int) -> tuple[NDArray[np.uint8], float]:
     """Grey (rows, columns) or RGB (rows, columns, 3), and the pixel aspect."""
-    with opened(path) as file:
+    with opened(path, whole=True) as file:
         description = _describe(file)
         if not 1 <= frame <= description.frames:
             raise Reject(f"the image has {description.frames} frames, and frame {frame} was asked for")
@@ -133,8 +133,14 @@ def _describe(file: File) -> _Description:
     rows, columns = dataset.unsigned(0x00280010) or 0, dataset.unsigned(0x00280011) or 0
     if not rows or not columns:
         raise Reject("the image states no rows or no columns")
-    if rows * columns > MAX_FRAME_PIXELS:
-        raise Reject(f"the image claims {rows} x {columns} pixels, more than {MAX_FRAME_PIXELS} in a frame")
+    frames = max(dataset.integer(0x00280008) or 1, 1)
+    check_claims(
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        encapsulated=file.pixel_data.undefined_length,
+        pixel_bytes=file.pixel_bytes,
+    )
     samples = dataset.unsigned(0x00280002) or 1
     allocated = dataset.unsigned(0x00280100) or 0
     stored = dataset.unsigned(0x00280101) or allocated
@@ -143,7 +149,7 @@ def _describe(file: File) -> _Description:
     return _Description(
         rows=rows,
         columns=columns,
-        frames=max(dataset.integer(0x00280008) or 1, 1),
+        frames=frames,
         samples=samples,
         photometric=dataset.ascii(0x00280004).upper() or ("MONOCHROME2" if samples == 1 else "RGB"),
         planar=dataset.unsigned(0x00280006) or 0,
@@ -193,7 +199,7 @@ def _as_array(uid: UID, source: BinaryIO, start: int, options: dict[str, Any], i
 
 
 def _source(path: Path, file: File, element: Element) -> BinaryIO:
-    if isinstance(file.dataset.buffer, bytes):  # a deflated dataset, inflated in memory
+    if not isinstance(file.dataset.buffer, mmap.mmap):  # a deflated dataset, inflated in memory
         source: BinaryIO = io.BytesIO(file.dataset.buffer)
     else:
         source = path.open("rb")
