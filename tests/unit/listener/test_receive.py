@@ -130,10 +130,10 @@ def test_bytes_that_no_one_understands_are_kept(listener: Listener, garbage: byt
     assert encoded_dataset(path) == garbage
 
 
-def test_a_uid_never_becomes_a_path(listener: Listener) -> None:
-    assert listener.receive(b"x" * 40, sop_uid="../../../etc/passwd", sop_class="1.2") is Status.SUCCESS
-    (path,) = files(listener.places)
-    assert path.is_relative_to(listener.places.spool)
+def test_what_is_no_uid_is_not_understood_and_never_becomes_a_path(listener: Listener) -> None:
+    assert listener.receive(b"x" * 40, sop_uid="../../../etc/passwd", sop_class="1.2") is Status.CANNOT_UNDERSTAND
+    assert listener.receive(b"x" * 40, sop_uid="1.2", sop_class="CT") is Status.CANNOT_UNDERSTAND
+    assert files(listener.places) == []
 
 
 def test_what_a_kill_left_half_written_is_removed_at_start(listener: Listener) -> None:

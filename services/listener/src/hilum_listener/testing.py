@@ -64,7 +64,8 @@ class Listener:
             sop_uid, sop_class = sop_uid or dataset.SOPInstanceUID, sop_class or dataset.SOPClassUID
         association = over or f"a-{next(self.numbers)}"
         status = receive(
-            Request(sop_class, sop_uid, syntax or EXPLICIT, memoryview(encoded), calling, "127.0.0.1", association),
+            Request(sop_class, sop_uid, syntax or EXPLICIT, calling, "127.0.0.1", association),
+            memoryview(encoded),
             self.spool,
             self.journal,
             now=self.clock.now,

@@ -10,8 +10,8 @@ from hilum.adapters.dicom.elements import Encoding, scan
 from hilum.domain.errors import Reject
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import InstanceReceived, JournalWriter
-from hilum_listener.handlers.part10 import file_head
-from hilum_listener.handlers.spool import Spool
+from hilum_listener.handlers.part10 import file_head, is_uid
+from hilum_listener.handlers.spool import Buffers, Spool, Stored, Writing
 
 _LOG = Log("hilum.listener.scp")
 _SCANNED_BYTES = 1024
@@ -30,35 +30,97 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a C-STORE request says beside the data set. `dataset` is the encoded data set, as received."""
+    """What a C-STORE request says beside the data set."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    dataset: memoryview
     calling_ae: str
     peer: str
     association: str
 
 
-def receive(request: Request, spool: Spool, journal: JournalWriter, *, now: Callable[[], datetime]) -> Status:
-    """Stores the file, then journals it; Success means that both are synced.
+class Reception:
+    """The data set of one request as it arrives, as received; it is never decoded here nor held in memory.
 
-    A data set that can't be read is stored all the same: what it is worth is for the index to say. Refused is only
-    what the clause names: no data set at all, or one that names another SOP class or instance than the request.
+    What a data set is worth is for the index to say. Refused is only what the clause names: no data set at all, UIDs
+    that are none, or a data set that names another SOP class or instance than the request. Once refused, the rest is
+    taken and dropped, since a sender reads no answer before it has sent everything.
     """
-    if not len(request.dataset):
-        return Status.CANNOT_UNDERSTAND
-    if _contradicts(request):
-        return Status.DOES_NOT_MATCH_SOP_CLASS
-    head = file_head(
-        sop_class_uid=request.sop_class_uid,
-        sop_instance_uid=request.sop_instance_uid,
-        transfer_syntax_uid=request.transfer_syntax_uid,
-    )
-    try:
-        stored = spool.store(request.sop_instance_uid, (head, request.dataset))
-        journal.append(
+
+    __slots__ = ("_journal", "_now", "_refused", "_request", "_spool", "_start", "_writing", "size")
+
+    def __init__(self, request: Request, spool: Spool, journal: JournalWriter, now: Callable[[], datetime]) -> None:
+        self._request = request
+        self._spool = spool
+        self._journal = journal
+        self._now = now
+        self._writing: Writing | None = None
+        self._start: bytearray | None = bytearray()
+        self._refused: Status | None = None
+        self.size = 0
+        """Bytes of the data set so far."""
+        if not (is_uid(request.sop_class_uid) and is_uid(request.sop_instance_uid)):
+            self._refuse(Status.CANNOT_UNDERSTAND, "not a UID")
+
+    def write(self, buffers: Buffers) -> None:
+        """Takes the next bytes of the data set; they may change after the call."""
+        self.size += sum(map(len, buffers))
+        if self._refused is not None:
+            return
+        try:
+            if self._start is not None:
+                self._look(self._start, buffers)
+            if self._refused is None:
+                self._file().write(buffers)
+        except Exception as error:
+            self._fail(error)
+
+    def finish(self) -> Status:
+        """The data set is complete. Success means that file, name and journal entry are synced."""
+        if self._refused is None and not self.size:
+            self._refuse(Status.CANNOT_UNDERSTAND, "no data set")
+        if self._refused is None and self._start is not None and _contradicts(self._request, bytes(self._start)):
+            self._refuse(Status.DOES_NOT_MATCH_SOP_CLASS, "the data set names another object")
+        if self._refused is not None:
+            return self._refused
+        try:
+            stored = self._file().commit(self._request.sop_instance_uid)
+            self._note(stored)
+        except Exception as error:
+            return self._fail(error)
+        return Status.SUCCESS
+
+    def abandon(self) -> None:
+        """The rest will never come: nothing of it stays."""
+        if self._writing is not None:
+            self._writing.abandon()
+
+    def _file(self) -> Writing:
+        if self._writing is None:
+            request = self._request
+            self._writing = self._spool.begin()
+            head = file_head(
+                sop_class_uid=request.sop_class_uid,
+                sop_instance_uid=request.sop_instance_uid,
+                transfer_syntax_uid=request.transfer_syntax_uid,
+            )
+            self._writing.write((head,))
+        return self._writing
+
+    def _look(self, start: bytearray, buffers: Buffers) -> None:
+        """Judges the data set's first bytes as soon as there are enough of them."""
+        for buffer in buffers:
+            start += buffer[: _SCANNED_BYTES - len(start)]
+            if len(start) >= _SCANNED_BYTES:
+                self._start = None
+                if _contradicts(self._request, bytes(start)):
+                    self._refuse(Status.DOES_NOT_MATCH_SOP_CLASS, "the data set names another object")
+                return
+
+    def _note(self, stored: Stored) -> None:
+        request = self._request
+        self._journal.append(
             InstanceReceived(
                 uri=stored.uri,
                 size=stored.size,
@@ -68,22 +130,40 @@ def receive(request: Request, spool: Spool, journal: JournalWriter, *, now: Call
                 calling_ae=request.calling_ae,
                 peer=request.peer,
                 association=request.association,
-                received_at=now(),
+                received_at=self._now(),
             )
         )
-    except (OSError, MemoryError) as error:
+
+    def _fail(self, error: Exception) -> Status:
+        """An answer that makes the sender keep its copy, and its association usable."""
+        if not isinstance(error, OSError | MemoryError):
+            _LOG.error("request failed", association=self._request.association, exc_info=error)
+            return self._refuse(Status.CANNOT_UNDERSTAND, type(error).__name__)
         number = getattr(error, "errno", None)
-        reason = errno.errorcode.get(number, "unknown") if number else str(type(error).__name__)
-        _LOG.error("not stored", association=request.association, reason=reason, status="A700")
-        return Status.OUT_OF_RESOURCES
-    return Status.SUCCESS
+        reason = errno.errorcode.get(number, "unknown") if number else type(error).__name__
+        return self._refuse(Status.OUT_OF_RESOURCES, reason)
+
+    def _refuse(self, status: Status, reason: str) -> Status:
+        self.abandon()
+        self._start = None
+        self._refused = status
+        _LOG.error("not stored", association=self._request.association, reason=reason, status=f"{status:04X}")
+        return status
 
 
-def _contradicts(request: Request) -> bool:
+def receive(
+    request: Request, dataset: memoryview, spool: Spool, journal: JournalWriter, *, now: Callable[[], datetime]
+) -> Status:
+    """Stores a data set that is all there."""
+    reception = Reception(request, spool, journal, now)
+    reception.write((dataset,))
+    return reception.finish()
+
+
+def _contradicts(request: Request, start: bytes) -> bool:
     """True when the first elements of the data set name another SOP class or instance than the command set."""
-    if request.transfer_syntax_uid == _DEFLATED_LE:
+    if _explicit_elements(request) in start or request.transfer_syntax_uid == _DEFLATED_LE:
         return False
-    start = bytes(request.dataset[:_SCANNED_BYTES])
     big_endian = request.transfer_syntax_uid == _EXPLICIT_BE
     implicit = request.transfer_syntax_uid == _IMPLICIT_LE
     try:
@@ -92,3 +172,10 @@ def _contradicts(request: Request) -> bool:
         return False
     pairs = ((_SOP_CLASS, request.sop_class_uid), (_SOP_INSTANCE, request.sop_instance_uid))
     return any(stated and stated != named for stated, named in ((found.ascii(tag), named) for tag, named in pairs))
+
+
+def _explicit_elements(request: Request) -> bytes:
+    """Both UIDs as they stand one after the other in nearly every data set, which spares the scan."""
+    one, other = request.sop_class_uid.encode("ascii"), request.sop_instance_uid.encode("ascii")
+    one, other = one + b"\0" * (len(one) % 2), other + b"\0" * (len(other) % 2)
+    return b"\x08\0\x16\0UI%c\0%s\x08\0\x18\0UI%c\0%s" % (len(one), one, len(other), other)

@@ -1,16 +1,14 @@
 """The storage and verification SCP, on pynetdicom's association machinery."""
 
-import contextlib
 import itertools
 import os
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Self
-from weakref import WeakKeyDictionary
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
 from pynetdicom.association import Association
@@ -25,40 +23,20 @@ from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
 from hilum_listener.handlers.offers import Offers
 from hilum_listener.handlers.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
-from hilum_listener.handlers.receive import Request, Status, receive
+from hilum_listener.handlers.receive import Reception, Request, Status
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
 from hilum_listener.transport.certificates import certificate_der, server_context
+from hilum_listener.transport.fast import FastAssociation, FastRequestHandler, FastServer
+from hilum_listener.transport.pdata import StoreRequest
 from hilum_listener.transport.services import Services, contexts
-from hilum_listener.transport.tls import TlsServer, peer_certificate, shake_hands
+from hilum_listener.transport.tls import peer_certificate, shake_hands
 
 _LOG = Log("hilum.listener.scp")
 _ACSE_TIMEOUT_S = 10.0
+_CONNECTIONS = 100_000
 _DRAIN_S = 8.0
 _IDLE_BEFORE_ABORT_S = 1.0
-
-
-class PromptSocket(socket.socket):
-    """Acknowledges what it received before it waits for more, and sends without delay.
-
-    A sender with Nagle's algorithm on (DCMTK's default, and many a modality's) holds each small piece back until the
-    one before is acknowledged; a receiver that delays its acknowledgements then costs it 40 ms and more a message.
-    The kernel forgets TCP_QUICKACK after a read, so it is set again before each.
-    """
-
-    @classmethod
-    def of(cls, connection: socket.socket) -> Self:
-        """Takes over the connection; the given object has none any more."""
-        timeout = connection.gettimeout()
-        taken = cls(connection.family, connection.type, connection.proto, fileno=connection.detach())
-        taken.settimeout(timeout)
-        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return taken
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        with contextlib.suppress(OSError):  # closed meanwhile: the read will say so
-            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return super().recv(bufsize, flags)
 
 
 class Scp:
@@ -81,12 +59,10 @@ class Scp:
         self._prefix = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._busy: dict[
-            Association, float | None
-        ] = {}  # None while a request is served, else when it ended (monotonic)
+        self._open: dict[Association, Peer | None] = {}
+        self._noted: WeakSet[Association] = WeakSet()
         self._ids: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
         self._servers: list[Any] = []
-        self._peers: WeakKeyDictionary[Association, Peer] = WeakKeyDictionary()
         self._limits = PeerLimits()
         self._certificates = {p: certificate_der(p.certificate) for p in settings.peers if p.certificate is not None}
         self._ae = self._entity()
@@ -100,7 +76,7 @@ class Scp:
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION
         ae.maximum_pdu_size = self._settings.max_pdu
-        ae.maximum_associations = self._settings.max_associations
+        ae.maximum_associations = _CONNECTIONS  # half-open ones count there; those admitted are counted here
         ae.acse_timeout = _ACSE_TIMEOUT_S
         ae.dimse_timeout = self._settings.idle_timeout_s
         ae.network_timeout = self._settings.idle_timeout_s
@@ -136,14 +112,16 @@ class Scp:
         return int(self._servers[0].server_address[1])
 
     def _listen(self, address: tuple[str, int], handlers: Sequence[Any], context: ssl.SSLContext | None = None) -> None:
-        if context is None:
-            server: Any = self._ae.start_server(address, block=False, evt_handlers=list(handlers))
-        else:
-            server = self._ae.make_server(
-                address, ssl_context=context, evt_handlers=list(handlers), server_class=TlsServer
-            )
-            self._ae._servers.append(server)  # where its shutdown looks for it
-            threading.Thread(target=server.serve_forever, name="tls-server", daemon=True).start()
+        server: Any = self._ae.make_server(
+            address,
+            ssl_context=context,
+            evt_handlers=list(handlers),
+            server_class=FastServer,
+            request_handler=FastRequestHandler,
+        )
+        server.open_reception = self._open_reception
+        self._ae._servers.append(server)  # where its shutdown looks for it
+        threading.Thread(target=server.serve_forever, name="dicom-server", daemon=True).start()
         self._servers.append(server)
 
     def stop(self) -> None:
@@ -157,8 +135,8 @@ class Scp:
             if not waiting:
                 break
             for association in waiting:
-                ended = self._busy.get(association)
-                if ended is not None and time.monotonic() - ended > _IDLE_BEFORE_ABORT_S and _is_idle(association):
+                quiet = association.quiet_since if isinstance(association, FastAssociation) else None
+                if quiet is not None and time.monotonic() - quiet > _IDLE_BEFORE_ABORT_S and _is_idle(association):
                     self._abort(association)
             time.sleep(0.05)
         for association in self._ae.active_associations:
@@ -172,12 +150,11 @@ class Scp:
         holder = event.assoc.dul.socket
         if holder is None or holder.socket is None:
             return
-        if isinstance(holder.socket, ssl.SSLSocket):
-            if reason := shake_hands(holder.socket, timeout_s=_ACSE_TIMEOUT_S):
-                _LOG.warning("TLS handshake failed", peer=event.assoc.requestor.address, reason=reason)
-                holder.socket.close()
-        else:
-            holder.socket = PromptSocket.of(holder.socket)
+        if isinstance(holder.socket, ssl.SSLSocket) and (
+            reason := shake_hands(holder.socket, timeout_s=_ACSE_TIMEOUT_S)
+        ):
+            _LOG.warning("TLS handshake failed", peer=event.assoc.requestor.address, reason=reason)
+            holder.socket.close()
 
     def _requested(self, event: evt.Event) -> None:
         association = event.assoc
@@ -194,13 +171,7 @@ class Scp:
             certificate=peer_certificate(holder.socket if holder else None),
             certificate_of=self._certificates.get,
         )
-        refused = admitted if isinstance(admitted, Refusal) else None
-        if isinstance(admitted, Peer):
-            with self._lock:
-                open_now = sum(peer == admitted and other.is_alive() for other, peer in self._peers.items())
-                refused = self._limits.take(admitted, open_now=open_now, now_s=time.monotonic())
-                if refused is None:
-                    self._peers[association] = admitted
+        refused = admitted if isinstance(admitted, Refusal) else self._take(association, admitted)
         if refused is not None:
             _LOG.warning(
                 "association refused", peer=association.requestor.address, reason=refused.name.lower().replace("_", " ")
@@ -208,16 +179,29 @@ class Scp:
             association.acse.send_reject(*refused.value)
             association.kill()
 
-    def _established(self, event: evt.Event) -> None:
+    def _take(self, association: Association, peer: Peer | None) -> Refusal | None:
+        """Counts the association in until its thread ends, or says why it is one too many."""
         with self._lock:
-            self._busy[event.assoc] = time.monotonic()
+            self._open = {other: its for other, its in self._open.items() if other.is_alive()}
+            if len(self._open) >= self._settings.max_associations:
+                return Refusal.LOCAL_LIMIT
+            if peer is not None:
+                open_now = sum(its == peer for its in self._open.values())
+                refused = self._limits.take(peer, open_now=open_now, now_s=time.monotonic())
+                if refused is not None:
+                    return refused
+            self._open[association] = peer
+        return None
+
+    def _established(self, event: evt.Event) -> None:
+        self._noted.add(event.assoc)
         self._note(event.assoc, "opened")
 
     def _ended(self, event: evt.Event, change: str) -> None:
         with self._lock:
-            known = event.assoc in self._busy
-            self._busy.pop(event.assoc, None)
-        if known:
+            self._open.pop(event.assoc, None)
+        if event.assoc in self._noted:
+            self._noted.discard(event.assoc)
             self._note(event.assoc, change)
 
     def _note(self, association: Association, change: str) -> None:
@@ -228,34 +212,33 @@ class Scp:
         except OSError:  # the next instance will meet the same and be refused
             _LOG.error("association not journaled", association=identity, state=change)
 
+    def _open_reception(self, association: Association, request: StoreRequest, transfer_syntax_uid: str) -> Reception:
+        return self._reception(
+            association,
+            request.sop_class.decode("latin-1"),
+            request.sop_instance.decode("latin-1"),
+            transfer_syntax_uid,
+        )
+
+    def _reception(self, association: Association, sop_class: str, sop_instance: str, syntax: str) -> Reception:
+        calling_ae, peer, identity = self._who(association)
+        request = Request(sop_class, sop_instance, syntax, calling_ae, peer, identity)
+        return Reception(request, self._spool, self._journal, self._clock.now)
+
     def _store(self, event: evt.Event) -> int:
-        association, request = event.assoc, event.request
+        """A request that the fast path left: its command set came in fragments."""
+        request = event.request
         if not isinstance(request, C_STORE) or request.DataSet is None:
             return int(Status.CANNOT_UNDERSTAND)
-        calling_ae, peer, identity = self._who(association)
-        self._busy[association] = None
-        try:
-            with request.DataSet.getbuffer() as dataset:
-                status = receive(
-                    Request(
-                        sop_class_uid=str(request.AffectedSOPClassUID),
-                        sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                        transfer_syntax_uid=str(event.context.transfer_syntax),
-                        dataset=dataset,
-                        calling_ae=calling_ae,
-                        peer=peer,
-                        association=identity,
-                    ),
-                    self._spool,
-                    self._journal,
-                    now=self._clock.now,
-                )
-        except Exception as error:  # an answer that makes the sender keep its copy, and the place for us
-            _LOG.error("request failed", association=identity, exc_info=error)
-            status = Status.CANNOT_UNDERSTAND
-        finally:
-            self._busy[association] = time.monotonic()
-        return int(status)
+        reception = self._reception(
+            event.assoc,
+            str(request.AffectedSOPClassUID),
+            str(request.AffectedSOPInstanceUID),
+            str(event.context.transfer_syntax),
+        )
+        with request.DataSet.getbuffer() as dataset:
+            reception.write((dataset,))
+        return int(reception.finish())
 
     def _who(self, association: Association) -> tuple[str, str, str]:
         """Calling AE title, address and id of the association."""
