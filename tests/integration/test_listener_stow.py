@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -151,6 +152,22 @@ def test_one_connection_serves_many_requests(stow: Running, tmp_path: Path) -> N
         assert post(stow.port, body_of([part10(tmp_path, name)]), connection=connection).status == 200
         assert post(stow.port, body_of([b"x"]), connection=connection, Accept="image/png").status == 406
     connection.close()
+
+
+def test_a_sender_that_holds_small_pieces_back_until_the_last_is_acknowledged_never_waits_40_ms(
+    stow: Running, tmp_path: Path
+) -> None:
+    body, seconds = body_of([part10(tmp_path, "nagle")]), []
+    head = f"POST /studies HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", stow.port), timeout=20) as connection:  # Nagle's algorithm is on
+        for _ in range(41):
+            begin, answer = time.monotonic(), b""
+            for piece in (head.encode(), body[:50], body[50:800], body[800:]):
+                connection.sendall(piece)
+            while not answer.endswith(b"}"):
+                answer += connection.recv(10_000)
+            seconds.append(time.monotonic() - begin)
+    assert median(seconds) < 0.035
 
 
 def test_a_sender_that_waits_for_100_continue_hears_a_refusal_instead(stow: Running) -> None:

@@ -34,6 +34,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does it only for sockets that were made with this protocol's number; an answer goes out in two pieces
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = transport.get_extra_info("ssl_object")
         if shown is not None:
             self.app_state = {**self.app_state, "certificate": shown.getpeercert(binary_form=True)}
@@ -46,6 +48,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._acknowledge()
         super().data_received(data)
         if self._is_serving():
             self._stop_watch()
@@ -56,6 +59,11 @@ class Connection(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._start_watch()
+
+    def _acknowledge(self) -> None:
+        """At once, as `transport.scp.PromptSocket` does: a sender that waits for it loses 40 ms a time."""
+        with contextlib.suppress(OSError):
+            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _is_serving(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
