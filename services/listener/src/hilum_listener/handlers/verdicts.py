@@ -102,7 +102,7 @@ class Verdicts:
             .where(commitment_requests.c.notice == request.notice)
             .values(state="due", due_at=now, report={"committed": committed, "failed": failed})
         )
-        _LOG.info("commitment decided", peer=request.calling_ae, committed=len(committed), failed=len(failed))
+        _LOG.info("commitment decided", peer=request.calling_ae, count=len(committed), instances=len(asked))
 
     def _commit(
         self, connection: Connection, request: Any, sop_class: str, uid: str, held: Held, now: datetime
