@@ -113,7 +113,7 @@ def test_a_file_that_is_gone_is_quarantined_and_stops_no_one(listener: Listener)
         path.unlink()
     listener.image(study="there")
     listener.step()
-    assert [row.reason for row in listener.rows(quarantine)] == ["the instance is not in the store"]
+    assert [row.reason for row in listener.rows(quarantine)] == ["the stored file can't be read (ENOENT)"]
     assert len(listener.rows(studies)) == 1
 
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from hilum.domain.routing import Rule
 from hilum.domain.study import Patience
-from hilum.runtime.config import DicomDestination, Peer, Site, Stow, Tls
+from hilum.runtime.config import DicomDestination, Peer, Retention, Site, Stow, Tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ class AssembleSettings:
     max_age: timedelta = timedelta(hours=1)
     archive: bool = False
     pacs_ae_titles: frozenset[str] = frozenset()
+    retention: Retention = field(default_factory=Retention)
 
     @classmethod
     def of(cls, site: Site) -> Self:
@@ -111,6 +112,7 @@ class AssembleSettings:
             max_age=timedelta(seconds=listener.max_age_s),
             archive=listener.archive,
             pacs_ae_titles=frozenset(d.ae_title.strip() for d in site.destinations if isinstance(d, DicomDestination)),
+            retention=site.retention,
         )
 
     def patience(self, modalities: str) -> Patience:

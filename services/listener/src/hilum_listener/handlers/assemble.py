@@ -1,10 +1,10 @@
 """The assemble role: tails every journal into the index and completes studies."""
 
+import errno
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -23,8 +23,10 @@ from hilum.runtime.logs import Log
 from hilum_listener.handlers.completion import Completion
 from hilum_listener.handlers.evidence import fold_notice, look_up, note_end, note_senders
 from hilum_listener.handlers.index import Arrival, fold, look_at
-from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, NoticeReceived, Read, read
+from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, NoticeReceived, Read
 from hilum_listener.handlers.notices import NoticeStore
+from hilum_listener.handlers.tail import Tail
+from hilum_listener.handlers.tidy import Tidier, has_spool
 from hilum_listener.handlers.verdicts import Verdicts
 from hilum_listener.settings import AssembleSettings, Places
 
@@ -32,6 +34,8 @@ _LOG = Log("hilum.listener.assemble")
 _LOOK_S = 0.02
 _ENDS_REMEMBERED = 10_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+_READ_TRIES = 4
+_NOT_THE_FILES_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Assembler:
@@ -46,14 +50,16 @@ class Assembler:
         clock: Clock,
         counts: ExpectedCounts | None = None,
     ) -> None:
-        self._journals = places.journal
+        self._places = places
+        self._tail = Tail(places.journal)
+        self._tidier = Tidier(places, settings, engine, clock, self._tail)
+        self._tries: dict[str, int] = {}
         self._store = FolderInstances(places.spool)
         self._notices = NoticeStore(places)
         self._completion = Completion(settings, publisher, counts or NoCounts())
         self._verdicts = Verdicts(settings, self._store)
         self._engine = engine
         self._clock = clock
-        self._positions: dict[str, int] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._fresh = True
 
@@ -63,6 +69,7 @@ class Assembler:
         while not stop.is_set():
             try:
                 self.step()
+                self._tidier.step()
                 pause_s = _FIRST_PAUSE_S
                 stop.wait(self._wait_s())
             except Busy as error:
@@ -81,7 +88,7 @@ class Assembler:
         """
         if self._fresh:
             self._load()
-        for batch in self._unread():
+        for batch in self._tail.unread():
             self._fold(batch)
         self._verdicts.decide(self._engine, self._clock.now())
         self._complete()
@@ -95,27 +102,11 @@ class Assembler:
     def _load(self) -> None:
         with reading(self._engine) as connection:
             rows = connection.execute(sa.select(journal_positions))
-            self._positions = {row.journal: row.position for row in rows}
+            self._tail.positions = {row.journal: row.position for row in rows}
             self._completion.load(connection, self._clock.now())
         self._verdicts.look_again()
         self._fresh = False
-        _LOG.info("assembling", count=len(self._positions))
-
-    def _unread(self) -> Iterator[Read]:
-        """New whole lines of every journal, oldest journal first, in batches."""
-        try:
-            paths = sorted(self._journals.glob("*.jsonl"))
-            for path in paths:
-                while path.stat().st_size > self._position(path):
-                    found = read(path, self._position(path))
-                    if not found.entries:
-                        break
-                    yield found
-        except OSError as error:
-            raise Busy(f"the journal can't be read: {type(error).__name__}") from error
-
-    def _position(self, path: Path) -> int:
-        return self._positions.get(path.name, 0)
+        _LOG.info("assembling", count=len(self._tail.positions))
 
     def _fold(self, batch: Read) -> None:
         arrivals, notices, ends = [], [], []
@@ -124,7 +115,7 @@ class Assembler:
                 case None:
                     _LOG.error("damaged line", journal=batch.journal)
                 case InstanceReceived():
-                    arrivals.append(look_at(entry, self._store))
+                    arrivals.append(self._look(entry))
                 case NoticeReceived():
                     notices.append(look_up(entry, self._notices))
                 case AssociationChanged():
@@ -137,7 +128,7 @@ class Assembler:
             touched = [study for study, _association in brought]
             touched += [study for notice in notices for study in fold_notice(connection, notice)]
             touched += [study for end in ends for study in note_end(connection, end)]
-        self._positions[batch.journal] = batch.end
+        self._tail.positions[batch.journal] = batch.end
         self._remember(ends)
         self._completion.touch(touched, self._clock.now())
         if notices:
@@ -145,6 +136,24 @@ class Assembler:
         for arrival, reason in reasons:
             if reason:
                 _LOG.warning("quarantined", uri=arrival.entry.uri, reason=reason, peer=arrival.entry.peer)
+
+    def _look(self, entry: InstanceReceived) -> Arrival:
+        """Reads the file; one that can't be read after some tries is quarantined and stops no one.
+
+        Raises:
+            Busy: to be tried again: it may pass, or it isn't this file alone.
+        """
+        try:
+            arrival = look_at(entry, self._store)
+        except OSError as error:
+            tries = self._tries[entry.uri] = self._tries.get(entry.uri, 0) + 1
+            name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+            may_pass = error.errno != errno.ENOENT and tries < _READ_TRIES
+            if may_pass or error.errno in _NOT_THE_FILES_FAULT or not has_spool(self._places):
+                raise Busy(f"a file of the spool can't be read: {name}") from error
+            arrival = Arrival(entry, None, False, f"the stored file can't be read ({name})")
+        self._tries.pop(entry.uri, None)
+        return arrival
 
     def _remember(self, ends: Sequence[AssociationChanged]) -> None:
         """An association's end may be journaled elsewhere than its instances, and be folded before them."""

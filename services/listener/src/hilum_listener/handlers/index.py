@@ -1,8 +1,11 @@
 """Folds journal entries into the index: studies, series, instances, and what could not be indexed."""
 
+import errno
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,15 @@ from sqlalchemy.dialects.sqlite import insert
 
 from hilum.adapters.dicom.header import Header, read_header
 from hilum.adapters.folder import FolderInstances
-from hilum.adapters.sql.tables import instances, quarantine, series, studies
-from hilum.domain.errors import Busy, Reject, Retry
+from hilum.adapters.sql.tables import instances, quarantine, removals, series, studies
+from hilum.domain.errors import Reject, Retry
 from hilum.domain.identity import study_key
 from hilum.domain.study import OrderPriority, order_priority
 from hilum.domain.worklist import RANK
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import InstanceReceived
 from hilum_listener.handlers.own_objects import is_own
+from hilum_listener.handlers.part10 import same_data_set
 
 _LOG = Log("hilum.listener.assemble")
 _UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
@@ -35,12 +39,14 @@ _NOT_IMAGES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A journal entry with what its file says. Without a header, `problem` says why."""
+    """A journal entry, its digest filled in, with what its file says. Without a header, `problem` says why."""
 
     entry: InstanceReceived
     header: Header | None
     own: bool
     problem: str
+    has_data_set_of: Callable[[str], bool] = lambda _uri: False
+    """Whether the file at this URI differs in its file meta information only."""
 
     @property
     def is_image(self) -> bool:
@@ -52,26 +58,38 @@ def is_image(rows: int, sop_class_uid: str) -> bool:
 
 
 def look_at(entry: InstanceReceived, store: FolderInstances) -> Arrival:
-    """Reads the header of a journaled file, outside any transaction.
+    """Reads a journaled file, outside any transaction: the whole of it for its digest, then its header.
 
     Raises:
-        Busy: the spool can't be read.
+        OSError: the file isn't there or can't be read.
     """
     try:
         path = store.path(entry.uri)
-        if not entry.sha256:
-            entry = replace(entry, sha256=_digest(path))
+        sha256 = _digest(path)  # first, since the header is read by mmap: a disk error there would be a SIGBUS
+        if entry.sha256 not in ("", sha256) or path.stat().st_size != entry.size:
+            return Arrival(replace(entry, sha256=sha256), None, False, "the stored file is not what was received")
+        entry = replace(entry, sha256=sha256)
         header = read_header(path)
         problem = _mismatch(entry, header)
         own = not problem and not is_image(header.rows, header.sop_class_uid) and is_own(path)
-    except (Reject, Retry) as error:
+    except Reject as error:
         return Arrival(entry, None, False, error.reason)
-    except OSError as error:
-        raise Busy(f"the spool can't be read: {type(error).__name__}") from error
+    except Retry as error:
+        raise FileNotFoundError(errno.ENOENT, error.reason) from error
+    except OSError:
+        raise
     except Exception as error:  # what a sender wrote must not stop the assembly of everyone else's studies
         _LOG.error("header not readable", uri=entry.uri, exc_info=error)
         return Arrival(entry, None, False, f"the header can't be read ({type(error).__name__})")
-    return Arrival(entry, None if problem else header, own, problem)
+    return Arrival(entry, None if problem else header, own, problem, partial(_same_data_set, store, path))
+
+
+def _same_data_set(store: FolderInstances, path: Path, uri: str) -> bool:
+    """C-STORE carries no file meta information and STOW-RS does: one instance that comes on both ways is the same."""
+    try:
+        return same_data_set(path, store.path(uri))
+    except (Reject, Retry, OSError):
+        return False
 
 
 def _digest(path: Path) -> str:
@@ -90,26 +108,28 @@ def _mismatch(entry: InstanceReceived, header: Header) -> str:
 def fold(connection: Connection, arrival: Arrival) -> str:
     """Brings one arrival into the index, in the caller's transaction; the same one again changes nothing.
 
-    Returns why it was quarantined, empty when it was not. Nothing under a known SOP Instance UID is overwritten.
+    Returns why it was quarantined, empty when it was not. Nothing under a known SOP Instance UID is overwritten. A
+    second file of the same bytes is put down for removal, which happens after the commit.
     """
     entry, header = arrival.entry, arrival.header
     if header is None:
-        return _quarantine(connection, entry, "", arrival.problem)
+        return quarantine_file(connection, entry, "", arrival.problem)
     known = connection.execute(
-        sa.select(instances.c.sha256).where(instances.c.sop_instance_uid == header.sop_instance_uid)
-    ).scalar_one_or_none()
-    if known == entry.sha256:
-        return ""
+        sa.select(instances.c.sha256, instances.c.uri).where(instances.c.sop_instance_uid == header.sop_instance_uid)
+    ).one_or_none()
     study_uid = header.study_instance_uid
     if known is not None:
-        return _quarantine(
+        if known.sha256 == entry.sha256 or arrival.has_data_set_of(known.uri):
+            _put_down(connection, entry, kept=known.uri)
+            return ""
+        return quarantine_file(
             connection, entry, study_uid, "other bytes under the UID of an instance that is already here"
         )
     of_series = connection.execute(
         sa.select(series.c.study_instance_uid).where(series.c.series_instance_uid == header.series_instance_uid)
     ).scalar_one_or_none()
     if of_series not in (None, study_uid):
-        return _quarantine(connection, entry, study_uid, "its series belongs to another study")
+        return quarantine_file(connection, entry, study_uid, "its series belongs to another study")
     _fold_study(connection, arrival, header)
     if of_series is None:
         connection.execute(sa.insert(series).values(_series_row(header)))
@@ -118,20 +138,45 @@ def fold(connection: Connection, arrival: Arrival) -> str:
     return ""
 
 
-def _quarantine(connection: Connection, entry: InstanceReceived, study_uid: str, reason: str) -> str:
+def quarantine_file(connection: Connection, entry: InstanceReceived, study_uid: str, reason: str) -> str:
+    """Lists the file with the reason, which is returned; the same bytes that are listed already make no second row."""
+    uid = _plain(entry.sop_instance_uid)
+    listed = connection.execute(
+        sa.select(quarantine.c.uri).where(
+            quarantine.c.sop_instance_uid == uid, quarantine.c.sha256 == entry.sha256, quarantine.c.sha256 != ""
+        )
+    ).scalar()
+    if listed is not None:
+        _put_down(connection, entry, kept=listed)
+        return reason
     connection.execute(
         insert(quarantine)
         .values(
             uri=entry.uri,
-            sop_instance_uid=entry.sop_instance_uid[:64],
+            sha256=entry.sha256,
+            sop_instance_uid=uid,
             study_instance_uid=study_uid,
             reason=reason,
-            calling_ae=entry.calling_ae[:16],
+            calling_ae=_plain(entry.calling_ae)[:16],
             received_at=entry.received_at,
         )
         .on_conflict_do_nothing(index_elements=["uri"])
     )
     return reason
+
+
+def _plain(text: str) -> str:
+    """What a request says may be anything; the index takes no half surrogate."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")[:64]
+
+
+def _put_down(connection: Connection, entry: InstanceReceived, *, kept: str) -> None:
+    if entry.uri != kept:
+        connection.execute(
+            insert(removals)
+            .values(uri=entry.uri, reason="the same bytes as " + kept, noted_at=entry.received_at)
+            .on_conflict_do_nothing(index_elements=["uri"])
+        )
 
 
 def _series_row(header: Header) -> dict[str, Any]:

@@ -194,8 +194,7 @@ class JournalWriter:
             file.synced = target
 
     def _open(self) -> _File:
-        suffix = f"-{self._opened}" if self._opened else ""
-        path = self._folder / f"{self._stem}{suffix}.jsonl"
+        path = self._folder / f"{self._stem}-{self._opened:04d}.jsonl"  # names sort in the order of opening
         unnamed = path.with_suffix(".part")
         self._opened += 1
         fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -262,6 +261,8 @@ def read(path: Path, position: int, *, limit_bytes: int = 1 << 17) -> Read:
     with path.open("rb") as file:
         file.seek(position)
         chunk = file.read(limit_bytes)
+        while b"\n" not in chunk and (more := file.read(limit_bytes)):  # a line may be longer than the limit
+            chunk += more
     entries: list[tuple[Entry | None, int]] = []
     at = 0
     while (end := chunk.find(b"\n", at)) >= 0:

@@ -85,6 +85,21 @@ class Listener(Part):
     stow: Stow | None = None
 
 
+Days = Annotated[float, Field(gt=0, le=36_500)]
+
+
+class Retention(Part):
+    """What is removed when; without a number of days, never.
+
+    `study_days` counts from the last image. Whatever Hilum answered for (storage commitment), and a study that is not
+    ended or has a job or a delivery under way, stays however old it is.
+    """
+
+    journal_days: Days | None = 7.0
+    quarantine_days: Days | None = None
+    study_days: Days | None = None
+
+
 class RuleConfig(Part):
     name: str = Field(min_length=1, max_length=100)
     modalities: tuple[str, ...] = ()
@@ -142,10 +157,9 @@ class Hl7Destination(Destination):
 
 
 class DicomArchive(Part):
-    """A PACS that Hilum may ask by C-FIND and C-GET."""
+    """A PACS that Hilum asks by C-FIND how many images a study has."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    kind: Literal["dicom"]
     ae_title: AeTitle
     host: str
     port: Port
@@ -215,8 +229,10 @@ class Site(Part):
     time_zone: str = "UTC"
     institution: str = ""
     listener: Listener = Listener()
+    retention: Retention = Retention()
     peers: tuple[Peer, ...] = ()
     rules: tuple[RuleConfig, ...] = (NANO_RULE,)
+    archives: tuple[DicomArchive, ...] = ()
     destinations: tuple[AnyDestination, ...] = ()
     worklist: Worklist = Worklist()
     model: Model = Model()
@@ -236,6 +252,7 @@ class Site(Part):
     def _unique_names(self) -> Self:
         for what, names in (
             ("destinations", [d.name for d in self.destinations]),
+            ("archives", [a.name for a in self.archives]),
             ("rules", [r.name for r in self.rules]),
             ("peers", [f"{p.ae_title} {p.host or ''}" for p in self.peers]),
         ):

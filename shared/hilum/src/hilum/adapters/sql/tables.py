@@ -136,12 +136,22 @@ quarantine = Table(
     metadata,
     Column("id", _RowId, primary_key=True, autoincrement=True),
     Column("uri", String(256), nullable=False, unique=True),
-    Column("sop_instance_uid", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False, server_default=""),  # of the file; empty when it can't be read
+    Column("sop_instance_uid", String(64), nullable=False, index=True),
     Column("study_instance_uid", String(64), nullable=False),
     Column("reason", Text, nullable=False),
     Column("calling_ae", String(16), nullable=False),
     Column("received_at", Instant, nullable=False),
     comment="listener/assemble: received bytes that could not be indexed, kept where `uri` says",
+)
+
+removals = Table(
+    "removals",
+    metadata,
+    Column("uri", String(256), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("noted_at", Instant, nullable=False),
+    comment="listener/assemble: files of the spool that nothing refers to any more, until they are gone",
 )
 
 study_senders = Table(

@@ -1,0 +1,239 @@
+"""Removes what nobody needs any more, little by little: second files of the same bytes, old journals, what is expired.
+
+A file goes in two steps: the index puts its URI down in `removals` in the transaction that ends the last reference to
+it, and later the file is unlinked and the row deleted. A kill in between leaves the row, and the next run goes on.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.sqlite import insert
+
+from hilum.adapters.folder import FolderInstances
+from hilum.adapters.sql.database import reading, transaction
+from hilum.adapters.sql.tables import (
+    commitment_requests,
+    commitments,
+    deliveries,
+    instances,
+    jobs,
+    journal_positions,
+    outcomes,
+    quarantine,
+    removals,
+    series,
+    studies,
+)
+from hilum.domain.errors import Busy, Reject, Retry
+from hilum.domain.results import DeliveryState
+from hilum.ports.clock import Clock
+from hilum.runtime.logs import Log
+from hilum_listener.handlers.journal import is_growing, sync_folder
+from hilum_listener.handlers.tail import Tail
+from hilum_listener.settings import AssembleSettings, Places
+
+_LOG = Log("hilum.listener.tidy")
+_UNLINK_EACH = timedelta(seconds=0.5)
+_UNLINKED_AT_ONCE = 50  # deleting a large spool in one go slows ext4 down for minutes
+_EXPIRE_EACH = timedelta(seconds=30)
+_LOOKED_AT_ONCE = 100
+_STAMP = "%Y%m%dT%H%M%S"
+_UNDER_WAY = [state.value for state in (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.PARKED)]
+_AT_WORK = ["queued", "claimed"]  # states of a job, `hilum_worker`
+
+
+class Tidier:
+    """Works in the assembler's thread, so nothing is folded meanwhile."""
+
+    def __init__(self, places: Places, settings: AssembleSettings, engine: Engine, clock: Clock, tail: Tail) -> None:
+        self._places = places
+        self._store = FolderInstances(places.spool)
+        self._retention = settings.retention
+        self._archive = settings.archive
+        self._engine = engine
+        self._clock = clock
+        self._tail = tail
+        self._unlink_at = self._expire_at = clock.now()
+        self._looked_until: datetime | None = None
+
+    def step(self) -> None:
+        """Does a little of what is due.
+
+        Raises:
+            Busy: the database or the spool is away.
+        """
+        now = self._clock.now()
+        if now >= self._unlink_at:
+            self._unlink_at = now + _UNLINK_EACH
+            self._unlink_some()
+        if now >= self._expire_at:
+            self._expire_at = now + _EXPIRE_EACH
+            self._expire(now)
+
+    def _unlink_some(self) -> None:
+        with reading(self._engine) as connection:
+            query = sa.select(removals.c.uri).order_by(removals.c.uri).limit(_UNLINKED_AT_ONCE)
+            uris = list(connection.execute(query).scalars())
+        if not uris:
+            return
+        if not has_spool(self._places):
+            raise Busy("the spool is away")
+        try:
+            self._unlink(uris)
+        except OSError as error:
+            raise Busy(f"a file of the spool can't be removed: {type(error).__name__}") from error
+        with transaction(self._engine) as connection:
+            connection.execute(sa.delete(removals).where(removals.c.uri.in_(uris)))
+
+    def _unlink(self, uris: Iterable[str]) -> None:
+        folders = set()
+        for uri in uris:
+            try:
+                path = self._store.path(uri)
+            except (Reject, Retry):  # gone already
+                continue
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        for folder in folders:  # or a power cut could bring files back that no row names any more
+            sync_folder(folder)
+
+    def _expire(self, now: datetime) -> None:
+        try:
+            self._prune_journals(now)
+        except OSError as error:
+            raise Busy(f"a journal can't be removed: {type(error).__name__}") from error
+        if self._retention.quarantine_days is not None:
+            self._expire_quarantine(now, now - timedelta(days=self._retention.quarantine_days))
+        if self._retention.study_days is not None and not self._archive:
+            self._expire_studies(now, now - timedelta(days=self._retention.study_days))
+
+    def _prune_journals(self, now: datetime) -> None:
+        days = self._retention.journal_days
+        if days is None or not has_spool(self._places):
+            return
+        until = now - timedelta(days=days)
+        pruned = [name for name in self._tail.ended if _remove_if_older(self._places.journal / name, until)]
+        for unnamed in self._places.journal.glob("*.part"):
+            if not is_growing(unnamed):
+                _remove_if_older(unnamed, until)
+        # those that an earlier run removed before it was killed
+        lost = [name for name in self._tail.positions if _stamped_before(name, until) and not self._has(name)]
+        names = sorted({*pruned, *lost})
+        if not names:
+            return
+        sync_folder(self._places.journal)
+        with transaction(self._engine) as connection:
+            for name in names:
+                connection.execute(sa.delete(journal_positions).where(journal_positions.c.journal == name))
+        for name in names:
+            self._tail.forget(name)
+        _LOG.info("journals removed", count=len(names))
+
+    def _has(self, name: str) -> bool:
+        return (self._places.journal / name).exists()
+
+    def _expire_quarantine(self, now: datetime, until: datetime) -> None:
+        with reading(self._engine) as connection:
+            query = sa.select(quarantine.c.id, quarantine.c.uri, quarantine.c.sop_instance_uid).where(
+                quarantine.c.received_at <= until,
+                quarantine.c.sop_instance_uid.not_in(sa.select(commitments.c.sop_instance_uid)),
+            )
+            rows = connection.execute(query.limit(_LOOKED_AT_ONCE)).all()
+        if not rows:
+            return
+        with transaction(self._engine) as connection:
+            for row in rows:
+                _put_down(connection, sa.select(sa.literal(row.uri)), "quarantined for long enough", now)
+            connection.execute(sa.delete(quarantine).where(quarantine.c.id.in_([row.id for row in rows])))
+        _LOG.info("quarantined files expired", count=len(rows))
+
+    def _expire_studies(self, now: datetime, until: datetime) -> None:
+        """Looks at some studies, the oldest first, and goes on behind them the next time."""
+        with reading(self._engine) as connection:
+            if connection.execute(sa.select(commitment_requests.c.notice).where(_undecided()).limit(1)).first():
+                return  # what it asks for will be answered for
+            looked, expired = self._candidates(connection, until)
+        self._looked_until = looked
+        for study in expired:
+            with transaction(self._engine) as connection:
+                if not _may_go(connection, study):
+                    continue
+                of_study = instances.c.study_instance_uid == study
+                _put_down(connection, sa.select(instances.c.uri).where(of_study), "its study is old enough", now)
+                connection.execute(sa.delete(instances).where(of_study))
+                connection.execute(sa.delete(series).where(series.c.study_instance_uid == study))
+            _LOG.info("images of an old study expired", count=1)
+
+    def _candidates(self, connection: Connection, until: datetime) -> tuple[datetime | None, list[str]]:
+        query = sa.select(studies.c.study_instance_uid, studies.c.last_received_at).where(
+            sa.not_(studies.c.receiving), studies.c.last_received_at <= until
+        )
+        if self._looked_until is not None:
+            query = query.where(studies.c.last_received_at > self._looked_until)
+        rows: Sequence[Any] = connection.execute(
+            query.order_by(studies.c.last_received_at).limit(_LOOKED_AT_ONCE)
+        ).all()
+        looked = rows[-1].last_received_at if len(rows) == _LOOKED_AT_ONCE else None
+        return looked, [row.study_instance_uid for row in rows if _may_go(connection, row.study_instance_uid)]
+
+
+def has_spool(places: Places) -> bool:
+    """False when the folder itself is away, such as a volume that isn't mounted."""
+    try:
+        return any(places.spool.glob("incoming*")) and any(places.journal.iterdir())
+    except OSError:
+        return False
+
+
+def _may_go(connection: Connection, study: str) -> bool:
+    """True when the study has files, its newest revision is ended, and no one needs or was promised them."""
+    files = sa.select(instances.c.sop_instance_uid).where(instances.c.study_instance_uid == study)
+    ended = sa.select(outcomes.c.state).where(
+        outcomes.c.study_instance_uid == study,
+        outcomes.c.revision == sa.select(studies.c.revision).where(_is(studies, study)).scalar_subquery(),
+    )
+    kept_for = (
+        sa.select(jobs.c.request_id).where(_is(jobs, study), jobs.c.state.in_(_AT_WORK)),
+        sa.select(deliveries.c.id).where(_is(deliveries, study), deliveries.c.state.in_(_UNDER_WAY)),
+        sa.select(commitments.c.sop_instance_uid).where(commitments.c.sop_instance_uid.in_(files)),
+        sa.select(studies.c.study_instance_uid).where(_is(studies, study), studies.c.receiving),
+    )
+    needed = [files.limit(1), ended]
+    return all(connection.execute(query).first() for query in needed) and not any(
+        connection.execute(query.limit(1)).first() for query in kept_for
+    )
+
+
+def _is(table: sa.Table, study: str) -> sa.ColumnElement[bool]:
+    return table.c.study_instance_uid == study
+
+
+def _undecided() -> sa.ColumnElement[bool]:
+    return commitment_requests.c.state == "asked"
+
+
+def _put_down(connection: Connection, uris: "sa.Select[tuple[str]]", reason: str, now: datetime) -> None:
+    found = uris.add_columns(sa.literal(reason), sa.literal(now, type_=removals.c.noted_at.type)).where(sa.true())
+    statement = insert(removals).from_select(["uri", "reason", "noted_at"], found)
+    connection.execute(statement.on_conflict_do_nothing(index_elements=["uri"]))
+
+
+def _remove_if_older(path: Path, until: datetime) -> bool:
+    try:
+        if path.stat().st_mtime > until.timestamp():
+            return False
+    except FileNotFoundError:
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _stamped_before(name: str, until: datetime) -> bool:
+    try:
+        return datetime.strptime(name[:15], _STAMP).replace(tzinfo=until.tzinfo) < until
+    except ValueError:
+        return False
