@@ -156,6 +156,7 @@ def test_each_kind_of_evidence_completes_with_its_own_reason(evidence: Evidence,
         seen(steps=(DONE,), performed=Listed(2, 1)),
         seen(available=Listed(2, 1)),
         seen(images=1, expected=2),
+        seen(images=1, count_awaited=True),
         seen(last_s=0, images=2, expected=2, sending=Sending.OPEN),
     ],
 )

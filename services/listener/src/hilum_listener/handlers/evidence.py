@@ -20,6 +20,7 @@ from hilum.adapters.sql.tables import (
 )
 from hilum.domain.errors import Busy
 from hilum.domain.study import Evidence, Listed, Sending, Step, StepStatus, compare, holds_images
+from hilum.ports.counts import Expected
 from hilum_listener.handlers.index import is_image
 from hilum_listener.handlers.journal import AssociationChanged, NoticeReceived
 from hilum_listener.handlers.notices import Content, Kind, NoticeStore
@@ -171,7 +172,7 @@ def forget_senders(connection: Connection, study: str) -> None:
     connection.execute(sa.delete(study_senders).where(study_senders.c.study_instance_uid == study))
 
 
-def gather(connection: Connection, study: Any, *, expected: int | None) -> Evidence:
+def gather(connection: Connection, study: Any, *, expected: Expected) -> Evidence:
     """The evidence on one row of `studies`. `expected`: an archive's count since its last image came, if there is one.
 
     Lists are compared with the images that are here only where there are lists.
@@ -185,7 +186,7 @@ def gather(connection: Connection, study: Any, *, expected: int | None) -> Evide
     ).scalars()
     performed, available = _named(step.instances for step in steps), _named(notices)
     here: set[str] = set()
-    if performed or available or expected is not None:
+    if performed or available or expected.images is not None:
         here, others = _here(connection, uid)
         performed, available = performed - others, available - others
     return Evidence(
@@ -195,7 +196,8 @@ def gather(connection: Connection, study: Any, *, expected: int | None) -> Evide
         steps=tuple(Step(StepStatus(step.status), step.reason) for step in steps),
         performed=compare(performed, here) if performed else Listed(),
         available=compare(available, here) if available else Listed(),
-        expected=expected,
+        expected=expected.images,
+        count_awaited=expected.awaited,
         sending=_sending(connection, uid),
     )
 

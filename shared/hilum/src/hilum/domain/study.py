@@ -195,6 +195,7 @@ class Evidence:
         steps: its performed procedure steps; `performed` compares the images that they list, all together.
         available: the same of availability notifications.
         images: how many are here; `expected`: how many an archive counted since the last one came, None if unknown.
+        count_awaited: an archive is being asked, and will answer or be given up.
     """
 
     receiving_since: datetime
@@ -204,6 +205,7 @@ class Evidence:
     performed: Listed = Listed()
     available: Listed = Listed()
     expected: int | None = None
+    count_awaited: bool = False
     sending: Sending = Sending.RELEASED
 
 
@@ -263,7 +265,7 @@ def _missing(evidence: Evidence) -> str:
         return (
             f"{evidence.expected - evidence.images} of {evidence.expected} images that the archive counts are missing"
         )
-    return ""
+    return "the archive has not answered yet" if evidence.count_awaited else ""
 
 
 def _how_it_ended(steps: Sequence[Step]) -> str:

@@ -1,15 +1,24 @@
 """How many images an archive says a study has."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """`images` as an archive counted them, None when none did; `awaited` while an archive is being asked."""
+
+    images: int | None = None
+    awaited: bool = False
 
 
 class ExpectedCounts(Protocol):
     """Answers at once from what it asked before: whoever judges a study holds a transaction."""
 
-    def expected(self, study_instance_uid: str, *, since: datetime) -> int | None:
-        """How many images the archive counted; None unless it was asked after `since` and answered."""
+    def expected(self, study_instance_uid: str, *, since: datetime) -> Expected:
+        """What was answered to a question asked after `since`; awaited until then. Every question gets an answer."""
         ...
 
     def changed(self) -> Iterable[str]:
@@ -20,8 +29,8 @@ class ExpectedCounts(Protocol):
 class NoCounts:
     """No archive is configured to be asked."""
 
-    def expected(self, study_instance_uid: str, *, since: datetime) -> int | None:
-        return None
+    def expected(self, study_instance_uid: str, *, since: datetime) -> Expected:
+        return Expected()
 
     def changed(self) -> Iterable[str]:
         return ()
