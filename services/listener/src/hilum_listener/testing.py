@@ -18,7 +18,9 @@ from hilum.ports.counts import ExpectedCounts, NoCounts
 from hilum.testing.clock import SetClock
 from hilum.testing.dicom_files import chest_image, write
 from hilum_listener.handlers.assemble import Assembler
+from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
+from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.receive import Request, Status, receive
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import AssembleSettings, Places
@@ -36,6 +38,7 @@ class Listener:
         self.numbers = itertools.count(1)
         self.spool = Spool(places, min_free_bytes=0)
         self.journal = JournalWriter(places.journal, started_at=clock.now())
+        self.desk = Desk(NoticeStore(places), self.journal, clock.now)
         self.settings = AssembleSettings(quiet_time=QUIET)
         self.counts: ExpectedCounts = NoCounts()
         self.assembler = self.new_assembler()

@@ -63,9 +63,11 @@ class NoticeStore:
 
         Raises:
             OSError: the spool can't be read.
+            ValueError: not a kind and a name.
         """
+        path = self._path(kind, name)
         try:
-            content = json.loads(self._path(kind, name).read_bytes())
+            content = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         return content if isinstance(content, dict) else None
