@@ -390,6 +390,16 @@ def test_uids_behind_the_first_two_mebibytes_are_not_looked_for(door: Door, part
     assert failures(door.post(body_of([part10(late)]))) == [Failure.CANNOT_UNDERSTAND]
 
 
+def test_a_header_that_goes_on_for_more_than_that_behind_the_uids_is_no_hindrance(door: Door, part10: Any) -> None:
+    sent = part10(named("enhanced"))
+    pixels = sent.index(b"\xe0\x7f\x10\0OW")
+    frames = b"\xfe\xff\x00\xe0\0\0\0\0" * (HEAD_BYTES // 8 + 1000)
+    functional_groups = b"\0\x52\x30\x92SQ\0\0" + len(frames).to_bytes(4, "little") + frames
+    long = sent[:pixels] + functional_groups + sent[pixels:]
+    for piece in (1 << 16, 1 << 18):
+        assert failures(door.post(body_of([long]), piece=piece)) == [None]
+
+
 @pytest.mark.parametrize(
     ("media_type", "boundary"),
     [
