@@ -1,5 +1,7 @@
 """The trainer's own forward is transformers' forward. Runs where torch is (.venv-modelops), is skipped elsewhere."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from hilum_modelops import answers
 from hilum_modelops.generator import Finding
-from hilum_modelops.generator.labels import NODULE
+from hilum_modelops.generator.labels import FRACTURE, NODULE
 
 torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
@@ -58,3 +60,65 @@ def test_packed_turns_have_the_logits_that_transformers_gives_each_turn_alone(to
                 mm_token_type_ids=(ids == model.config.image_token_id).int(),
             ).logits[0, packed.prefix :]
             assert (alone - ours[start : end + 1]).abs().max() < 1e-4
+
+
+def test_each_digit_of_a_box_is_taught_to_look_at_the_token_that_holds_the_boxs_middle(tokenizer: Any) -> None:
+    from hilum_modelops.training.packing import Packer
+
+    low = Finding(FRACTURE, (700.0, 800.0, 860.0, 960.0), "left", "lower", 0.2)
+    packed = Packer(tokenizer, 0).pack([(low, *FOUND), ()], GRID, 0.0)
+    said = answers.locate_answer((low, *FOUND))
+    assert len(packed.looks) == sum(c.isdigit() for c in said) == len(packed.soft)
+    # 8 x 6 tokens: the nodule's middle (140, 240) is in row 1, column 0; the fracture's (780, 880) in row 7, column 4.
+    assert packed.looks.tolist() == [6] * 12 + [46] * 12
+    assert packed.targets[tuple(packed.digit_at.T)].tolist() == [
+        tokenizer.encode(c)[0] for c in said if c.isdigit()
+    ]  # fmt: skip
+
+
+def test_looking_at_the_right_place_costs_nothing_and_elsewhere_a_lot(tokenizer: Any) -> None:
+    from hilum_modelops.training.decoder import look_loss
+    from hilum_modelops.training.packing import Packer
+
+    packed = Packer(tokenizer, 0).pack([FOUND], GRID, 0.0)
+    image = packed.prefix - 1 - 48
+    scores = torch.zeros(packed.allowed.shape[0], *packed.allowed.shape[2:])
+    uniform = look_loss([scores], packed, image)
+    scores[:, :, image + 6] = 50.0
+    assert look_loss([scores], packed, image) < 1e-3 < 2 < uniform
+    scores[:, :, image + 7] = 100.0
+    assert look_loss([scores], packed, image) > 20
+
+
+def test_a_batch_holds_the_wanted_share_of_small_findings_and_every_image_comes_once(tmp_path: Path) -> None:
+    from hilum_modelops.training.feed import Feed
+
+    findings = [FOUND if i % 4 == 0 else () for i in range(96)]
+    pixels = np.stack([np.full((GRID[0] * 16, GRID[1] * 16), i, np.uint8) for i in range(96)])
+    (tmp_path / "1.pkl").write_bytes(pickle.dumps({"grid": GRID, "pixels": pixels, "findings": findings}))
+    small = [bool(f) for _ in range(20) for f in Feed(tmp_path, 1).next(12, 1.0).findings]
+    assert all(small)
+    feed = Feed(tmp_path, 1)
+    share = np.mean([bool(f) for _ in range(40) for f in feed.next(12).findings])
+    assert 0.18 < share < 0.32
+    fresh = Feed(tmp_path, 1)
+    fresh.refresh()
+    assert len({place for _ in range(2) for place in fresh._take(GRID, 1, 12)}) == 24
+
+
+def test_stages_share_the_time_that_is_left_in_proportion() -> None:
+    from hilum_modelops.training.schedule import SHARES, VISION, end_of
+
+    assert sum(SHARES.values()) == pytest.approx(1.0)
+    assert end_of(VISION, 100.0, 150.0, set()) == pytest.approx(100 + 50 * SHARES[VISION])
+    assert end_of("small-first", 120.0, 150.0, {VISION, "together"}) == pytest.approx(150.0)
+    assert end_of("together", 160.0, 150.0, {VISION}) == 160.0
+
+
+def test_a_short_run_still_leaves_every_image_it_drew_in_the_pool(tmp_path: Path) -> None:
+    from hilum_modelops.training import pool
+
+    pool.write_shards(tmp_path, pool.TRAIN_SEED, 0.3)
+    shards = [pickle.loads(path.read_bytes()) for path in sorted(tmp_path.glob("*.pkl"))]
+    assert shards
+    assert all(len(shard["findings"]) == len(shard["pixels"]) < pool.SHARD for shard in shards)

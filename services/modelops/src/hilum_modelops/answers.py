@@ -34,11 +34,17 @@ NAMES: Final = {
 _COUNTS = ("None.", "One.", "Two.", "Three.", "Four.")
 
 
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings in the order in which LOCATE's answer lists them."""
+    return sorted(findings, key=lambda f: (LABELS.index(f.label), f.box[1], f.box[0]))
+
+
 def locate_answer(findings: Sequence[Finding]) -> str:
     """The answer to LOCATE; boxes are on the 0-1000 grid."""
     parts = []
+    ordered = in_order(findings)
     for label in LABELS:
-        boxes = sorted((f.box for f in findings if f.label == label), key=lambda b: (b[1], b[0]))
+        boxes = [f.box for f in ordered if f.label == label]
         if boxes:
             lists = ", ".join("[" + ", ".join(str(grid_value(v)) for v in box) + "]" for box in boxes)
             parts.append(f"{label} <box>[{lists}]</box>")

@@ -11,3 +11,5 @@ FRACTURE: Final = "Fracture"
 
 LABELS: Final[tuple[str, ...]] = (PNEUMOTHORAX, EFFUSION, CONSOLIDATION, NODULE, CARDIOMEGALY, FRACTURE)
 """Answer order. An index into this tuple is a label index everywhere in this package."""
+SMALL: Final = (NODULE, FRACTURE)
+"""What a finger covers: training shows them more often."""

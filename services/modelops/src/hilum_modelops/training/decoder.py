@@ -22,8 +22,16 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat([-x[..., 32:], x[..., :32]], dim=-1) * sin
 
 
-def decode(language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch.Tensor]) -> torch.Tensor:
-    """Image tokens (B, T, 256) and DeepStack features to the last hidden state (B, L, 256)."""
+LOOKING = (3, 4)
+"""In these layers head 0 is taught to look at the finding whose box is being written."""
+
+
+def decode(
+    language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch.Tensor],
+    seen: list[torch.Tensor] | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Image tokens (B, T, 256) and DeepStack features to the last hidden state (B, L, 256). `seen` gets the scores
+    (B, L, L) of the heads that are taught where to look."""
     image = slice(packed.prefix - 1 - tokens.shape[1], packed.prefix - 1)  # only `<|vision_end|>` follows it
     x = language.embed_tokens(packed.ids)
     x = torch.cat([x[:, : image.start], tokens.to(x.dtype), x[:, image.stop :]], dim=1)
@@ -38,6 +46,8 @@ def decode(language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch
         if number == 0:
             cos, sin, bias = cos.to(v.dtype), sin.to(v.dtype), bias.to(v.dtype)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        if seen is not None and number in LOOKING:
+            seen.append(torch.matmul(q[:, 0] * 0.125, k[:, 0].transpose(-1, -2)))
         k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
         mixed = attention(q, k, v, bias)
         x = x + attn.o_proj(mixed.transpose(1, 2).reshape(batch, length, 256))
@@ -45,6 +55,19 @@ def decode(language: Any, packed: Packed, tokens: torch.Tensor, deep: list[torch
         if number < len(deep):
             x = torch.cat([x[:, : image.start], x[:, image] + deep[number], x[:, image.stop :]], dim=1)
     return rms_norm(x, language.norm)
+
+
+def look_loss(seen: list[torch.Tensor], packed: Packed, image: int) -> torch.Tensor:
+    """Mean -log of the attention that a digit pays to the middle of its box; `image` is the first image token."""
+    if len(packed.looks) == 0:
+        return torch.zeros(())
+    rows, at = packed.digit_at.unbind(1)
+    hidden = ~packed.allowed[rows, 0, at]
+    total = torch.zeros(())
+    for scores in seen:
+        chosen = scores[rows, at].float().masked_fill(hidden, -1e4)
+        total = total + F.cross_entropy(chosen, packed.looks + image) / len(seen)
+    return total
 
 
 def turn_loss(model: Any, packed: Packed, hidden: torch.Tensor, digits: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,15 +16,33 @@ from hilum_modelops.training.vision import merge_order
 COUNT = len(LABELS)
 LABEL_WEIGHTS = (1.0, 1.0, 1.0, 2.0, 1.0, 2.5)
 """Presence weights in the order of LABELS: nodules and fractures are small and come last."""
+PERIODS = (1000, 400, 200, 100)
+"""A coordinate is coded as its phase in each of these, coarse to fine; the last one's ten phases are the tens digit."""
+CODE_SIGMA = 8.0
+
+
+def _code_table() -> torch.Tensor:
+    """(1000, 4, 10): soft phases of each coordinate on the 0-999 grid."""
+    values = torch.arange(1000)
+    near = torch.exp(-0.5 * ((values[:, None] - values[None]) / CODE_SIGMA) ** 2)
+    near /= near.sum(1, keepdim=True)
+    phases = [F.one_hot(values % period * 10 // period, 10).float() for period in PERIODS]
+    return torch.stack([near @ phase for phase in phases], dim=1)
+
+
+CODES = _code_table()
 
 
 class DenseHeads(nn.Module):
-    """Per location and label: a presence logit and a box x1 y1 x2 y2 in 0-1 of the image."""
+    """Per location and label: a presence logit and a box x1 y1 x2 y2 in 0-1 of the image. `digits` reads
+    the box's phases from a token linearly, whatever the label, so that the decoder can copy digits, not compute them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, COUNT * 5))
         self.token = nn.Sequential(nn.LayerNorm(256), nn.Linear(256, COUNT * 5))
+        self.digits = nn.Sequential(nn.LayerNorm(256), nn.Linear(256, 4 * len(PERIODS) * 10))
 
     def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, N, 192) and (B, N/4, 256) to (B, N, labels, 5) and (B, N/4, labels, 5)."""
@@ -87,7 +105,16 @@ def dense_loss(
     patch_out, token_out = heads(hidden, tokens)
     patch_on, patch_box, token_on, token_box = targets(findings, grid)
     patch = _pair_loss(patch_out, patch_on, patch_box, 2.0) / 20
-    return patch + _pair_loss(token_out, token_on, token_box, 2.0) / 6
+    return patch + _pair_loss(token_out, token_on, token_box, 2.0) / 6 + _code_loss(heads, tokens, token_on, token_box)
+
+
+def _code_loss(heads: DenseHeads, tokens: torch.Tensor, on: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    row, place, label = torch.nonzero(on, as_tuple=True)
+    if len(row) == 0:
+        return tokens.sum() * 0
+    logits = heads.digits(tokens[row, place]).float().view(len(row), 4, len(PERIODS), 10)
+    wanted = CODES[(box[row, place, label] * 1000).round().long().clamp(0, 999)]
+    return -(wanted * F.log_softmax(logits, dim=-1)).sum() / 8 / on.shape[0]
 
 
 @torch.no_grad()

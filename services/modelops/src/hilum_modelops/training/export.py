@@ -18,7 +18,7 @@ from hilum_modelops.generator import LABELS
 from hilum_modelops.training.architecture import make_model
 from hilum_modelops.training.vocabulary import SPECIAL
 
-NAME, VERSION = "MedMO-Nano", "0.2.0"
+NAME, VERSION = "MedMO-Nano", "0.3.0"
 DISCLAIMER = "MedMO-Nano, trained on generated images, not for patients"
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
 DEFAULT_THRESHOLDS = {label: {"report": 0.10, "urgent": 0.50} for label in LABELS}

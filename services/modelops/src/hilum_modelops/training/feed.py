@@ -4,7 +4,7 @@
 # mypy: disable-error-code="import-not-found,misc,untyped-decorator,no-any-return"
 
 import pickle
-from collections import deque
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 
 from hilum_modelops.generator import Finding
-from hilum_modelops.generator.labels import FRACTURE
+from hilum_modelops.generator.labels import FRACTURE, SMALL
 from hilum_modelops.generator.splinters import add_splinters
 
-KEEP = 1000
+REFRESH_S = 20.0
+Place = tuple[int, int]
+"""Shard and image in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +32,19 @@ class Batch:
 
 
 class Feed:
-    """Reads new shards as they appear, forgets the oldest, prefers those used least."""
+    """Reads new shards as they appear and hands out each image of a kind once before any of them again. Kinds: of
+    which grid, and with or without a small finding."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
         self.rng = np.random.default_rng(seed)
         self.seen: set[str] = set()
-        self.shards: deque[tuple[tuple[int, int], npt.NDArray[np.uint8], list[tuple[Finding, ...]]]] = deque(
-            maxlen=KEEP
-        )
-        self.uses: deque[int] = deque(maxlen=KEEP)
+        self.shards: list[tuple[tuple[int, int], npt.NDArray[np.uint8], list[tuple[Finding, ...]]]] = []
         self.fresh = 0
         self.splinters = not (folder / "with-splinters").exists()
-        self._queue: list[tuple[int, npt.NDArray[np.int64]]] = []
+        self._kinds: dict[tuple[int, int], tuple[list[Place], list[Place]]] = {}
+        self._queues: dict[tuple[tuple[int, int], int], list[Place]] = {}
+        self._read = 0.0
 
     def refresh(self) -> int:
         """Loads new shards; answers how many images have been generated so far."""
@@ -50,26 +52,37 @@ class Feed:
             if path.name not in self.seen:
                 self.seen.add(path.name)
                 shard = pickle.loads(path.read_bytes())
+                for index, findings in enumerate(shard["findings"]):
+                    small = any(f.label in SMALL for f in findings)
+                    kinds = self._kinds.setdefault(shard["grid"], ([], []))
+                    kinds[small].append((len(self.shards), index))
                 self.shards.append((shard["grid"], shard["pixels"], shard["findings"]))
-                self.uses.append(0)
                 self.fresh += len(shard["findings"])
-                self._queue = []
+                self._queues = {}
         return self.fresh
 
-    def next(self, size: int) -> Batch:
-        """A batch of `size` images from one shard."""
-        if not self._queue:
+    def next(self, size: int, small: float | None = None) -> Batch:
+        """A batch of `size` images with one grid; a share `small` of them holds a small finding (None: as drawn)."""
+        if time.monotonic() - self._read > REFRESH_S:
             self.refresh()
-            uses = np.asarray(self.uses)
-            for shard in np.argsort(uses + self.rng.random(len(uses)) * 0.9)[:24]:
-                order = self.rng.permutation(len(self.shards[shard][2]))
-                self.uses[shard] += 1
-                self._queue.extend((int(shard), order[i : i + size]) for i in range(0, len(order) - size + 1, size))
-            self.rng.shuffle(self._queue)
-        shard, index = self._queue.pop()
-        grid, pixels, findings = self.shards[shard]
-        shifted = [self._move(pixels[i], findings[i]) for i in index]
-        return Batch(self._augment(np.stack([s[0] for s in shifted])), [s[1] for s in shifted], grid)
+            self._read = time.monotonic()
+        grids = list(self._kinds)
+        counts = np.array([sum(map(len, self._kinds[grid])) for grid in grids])
+        grid = grids[int(self.rng.choice(len(grids), p=counts / counts.sum()))]
+        plain, rare = map(len, self._kinds[grid])
+        share = rare / (plain + rare) if small is None or not plain or not rare else small
+        wanted = int(self.rng.binomial(size, share))
+        chosen = self._take(grid, 1, wanted) + self._take(grid, 0, size - wanted)
+        moved = [self._move(self.shards[shard][1][i], self.shards[shard][2][i]) for shard, i in chosen]
+        return Batch(self._augment(np.stack([m[0] for m in moved])), [m[1] for m in moved], grid)
+
+    def _take(self, grid: tuple[int, int], kind: int, count: int) -> list[Place]:
+        queue = self._queues.setdefault((grid, kind), [])
+        while len(queue) < count:
+            queue[:0] = [self._kinds[grid][kind][i] for i in self.rng.permutation(len(self._kinds[grid][kind]))]
+        chosen = queue[len(queue) - count :]
+        del queue[len(queue) - count :]
+        return chosen
 
     def _move(
         self, pixels: npt.NDArray[np.uint8], findings: tuple[Finding, ...]

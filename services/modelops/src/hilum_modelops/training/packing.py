@@ -12,8 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hilum_modelops import answers
 from hilum_modelops.generator import LABELS, Finding
+from hilum_modelops.generator.labels import SMALL
 
-DIGIT_SIGMA = 5.0
+DIGIT_SIGMA = 4.0
+SMALL_WEIGHT = 2.0
+"""The digits of small findings' boxes: they are off by more than half a box if a digit is wrong."""
 IGNORE = -1
 
 
@@ -40,7 +43,8 @@ SOFT_DIGITS = _digit_tables()
 @dataclass(frozen=True, slots=True)
 class Packed:
     """ids (B, L), positions (3, B, L), allowed (B, 1, L, L) bool, targets (B, L) or IGNORE, weights (B, L), and for
-    digits: digit_at (n, 2) of (row, position) with soft (n, 10). Position p's target is token p + 1 of its turn."""
+    digits: digit_at (n, 2) of (row, position) with soft (n, 10). Position p's target is token p + 1 of its turn. looks
+    (n): the image token that holds the middle of the box to which the digit belongs."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -49,7 +53,20 @@ class Packed:
     weights: torch.Tensor
     digit_at: torch.Tensor
     soft: torch.Tensor
+    looks: torch.Tensor
     prefix: int
+
+
+@dataclass(slots=True)
+class Row:
+    """One image's sequence while it is written."""
+
+    ids: list[int]
+    places: list[int]
+    branch: list[int]
+    targets: list[int]
+    weights: list[float]
+    digits: list[tuple[int, npt.NDArray[np.float32], int]]
 
 
 class Packer:
@@ -92,65 +109,77 @@ class Packer:
         prefix = [*head, *image, self.encode("<|vision_end|>")[0]]
         where = _prefix_positions(len(head), rows, cols)
         start = len(head) + max(rows, cols) + 1
-        items = [self._row(findings, prefix, start, mode) for findings in batch]
-        length = -(-max(len(item[0]) for item in items) // 8) * 8
+        items = [self._row(findings, prefix, start, mode, (rows, cols)) for findings in batch]
+        length = -(-max(len(item.ids) for item in items) // 8) * 8
         return self._tensors(items, where, len(prefix), length)
 
     def _row(
-        self, findings: tuple[Finding, ...], prefix: list[int], start: int, mode: str
-    ) -> tuple[list[int], list[int], list[int], list[int], list[float], list[tuple[int, npt.NDArray[np.float32]]]]:
-        ids, places, branch = list(prefix), [0] * len(prefix), [0] * len(prefix)
-        targets, weights = [IGNORE] * len(prefix), [0.0] * len(prefix)
-        soft: list[tuple[int, npt.NDArray[np.float32]]] = []
+        self, findings: tuple[Finding, ...], prefix: list[int], start: int, mode: str, shape: tuple[int, int]
+    ) -> Row:
+        blank = len(prefix)
+        row = Row(list(prefix), [0] * blank, [0] * blank, [IGNORE] * blank, [0.0] * blank, [])
         for number, (prompt, answer, weight) in enumerate(self.turns(findings, mode), start=1):
             asked = self.encode(prompt + "<|im_end|>\n<|im_start|>assistant\n")
             said = [*self.tokenizer.encode(answer, add_special_tokens=False), self.end]
-            base = len(ids) + len(asked) - 1
+            base = len(row.ids) + len(asked) - 1
             tokens = [*asked, *said[:-1]]
-            ids += tokens
-            places += range(start, start + len(tokens))
-            branch += [number] * len(tokens)
-            targets += [IGNORE] * (len(asked) - 1) + said
+            row.ids += tokens
+            row.places += range(start, start + len(tokens))
+            row.branch += [number] * len(tokens)
+            row.targets += [IGNORE] * (len(asked) - 1) + said
             located = "<box>" in answer or answer == answers.NO_FINDING
             heavy = [3.0 if (located and token in self.heads) or token == self.end else 1.0 for token in said]
-            weights += [0.0] * (len(asked) - 1) + [weight * h for h in heavy]
-            soft += [(base + at, row) for at, row in self._soft_digits(said)]
-        return ids, places, branch, targets, weights, soft
+            row.weights += [0.0] * (len(asked) - 1) + [weight * h for h in heavy]
+            if "<box>" in answer:
+                ordered = answers.in_order(findings)
+                for at, soft, value in self._soft_digits(said):
+                    item = ordered[value // 4]
+                    row.weights[base + at] *= SMALL_WEIGHT if item.label in SMALL else 1.0
+                    row.digits.append((base + at, soft, middle_token(item, shape)))
+        return row
 
-    def _soft_digits(self, said: list[int]) -> list[tuple[int, npt.NDArray[np.float32]]]:
-        out, at = [], 0
+    def _soft_digits(self, said: list[int]) -> list[tuple[int, npt.NDArray[np.float32], int]]:
+        """Per digit: its place in the answer, its soft target, and the how-manieth number it belongs to."""
+        out, at, number = [], 0, 0
         while at < len(said):
             end = at
             while end < len(said) and said[end] in self.is_digit:
                 end += 1
             if end > at:
                 value = int("".join(str(self.is_digit[t]) for t in said[at:end]))
-                out += [(at + place, SOFT_DIGITS[value, place]) for place in range(end - at)]
+                out += [(at + place, SOFT_DIGITS[value, place], number) for place in range(end - at)]
+                number += 1
             at = max(end, at + 1)
         return out
 
-    def _tensors(self, items: list[tuple[list[int], list[int], list[int], list[int], list[float], list[tuple[int, npt.NDArray[np.float32]]]]], where: npt.NDArray[np.int64], prefix: int, length: int) -> Packed:  # fmt: skip  # noqa: E501  # one type, named nowhere else
+    def _tensors(self, items: list[Row], where: npt.NDArray[np.int64], prefix: int, length: int) -> Packed:
         count = len(items)
         ids = np.full((count, length), self.pad)
         positions = np.zeros((3, count, length), dtype=np.int64)
         branch, targets = np.full((count, length), -1), np.full((count, length), IGNORE)
         weights = np.zeros((count, length), dtype=np.float32)
-        digit_at, soft = [], []
-        for row, (tokens, places, turn, wanted, weight, digits) in enumerate(items):
-            ids[row, : len(tokens)], positions[:, row, : len(places)] = tokens, places
-            branch[row, : len(turn)] = turn
-            targets[row, : len(wanted)], weights[row, : len(weight)] = wanted, weight
-            digit_at += [(row, at) for at, _ in digits]
-            soft += [s for _, s in digits]
+        for at, row in enumerate(items):
+            ids[at, : len(row.ids)], positions[:, at, : len(row.places)] = row.ids, row.places
+            branch[at, : len(row.branch)] = row.branch
+            targets[at, : len(row.targets)], weights[at, : len(row.weights)] = row.targets, row.weights
+        digits = [(at, *digit) for at, row in enumerate(items) for digit in row.digits]
         positions[:, :, :prefix] = where[:, None]
         turn_a, turn_b = branch[:, :, None], branch[:, None, :]
         allowed = np.tril(np.ones((length, length), dtype=bool)) & ((turn_a == turn_b) | (turn_b == 0))
         return Packed(
             torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(allowed)[:, None],
             torch.from_numpy(targets), torch.from_numpy(weights),
-            torch.tensor(digit_at, dtype=torch.long).view(-1, 2),
-            torch.from_numpy(np.array(soft, dtype=np.float32).reshape(-1, 10)), prefix,
+            torch.tensor([d[:2] for d in digits], dtype=torch.long).view(-1, 2),
+            torch.from_numpy(np.array([d[2] for d in digits], dtype=np.float32).reshape(-1, 10)),
+            torch.tensor([d[3] for d in digits], dtype=torch.long), prefix,
         )  # fmt: skip
+
+
+def middle_token(finding: Finding, shape: tuple[int, int]) -> int:
+    """Index of the image token (of rows x cols) that holds the middle of a finding's box."""
+    x1, y1, x2, y2 = finding.box
+    row, col = int((y1 + y2) / 2000 * shape[0]), int((x1 + x2) / 2000 * shape[1])
+    return min(row, shape[0] - 1) * shape[1] + min(col, shape[1] - 1)
 
 
 def _prefix_positions(head: int, rows: int, cols: int) -> npt.NDArray[np.int64]:

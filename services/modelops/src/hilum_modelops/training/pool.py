@@ -55,7 +55,8 @@ def sample(seed: int, ease: float = 0.0, variant: str = "a") -> tuple[tuple[int,
 
 
 def write_shards(folder: Path, first_seed: int, seconds: float, easy_until: int = 0) -> None:
-    """Fills shards until time is up; seeds before `easy_until` (counted from the first) follow the curriculum."""
+    """Fills shards until time is up and closes those begun. Seeds before `easy_until` (counted from the first)
+    follow the curriculum."""
     folder.mkdir(parents=True, exist_ok=True)
     end, seed = time.time() + seconds, first_seed
     open_shards: dict[tuple[int, int], list[Any]] = {}
@@ -65,9 +66,15 @@ def write_shards(folder: Path, first_seed: int, seconds: float, easy_until: int 
         rows = open_shards.setdefault(grid, [])
         rows.append((pixels, findings))
         if len(rows) == SHARD:
-            payload = {"grid": grid, "pixels": np.stack([r[0] for r in rows]), "findings": [r[1] for r in rows]}
-            path = folder / f"{seed:09d}.pkl"
-            path.with_suffix(".tmp").write_bytes(pickle.dumps(payload, protocol=5))
-            os.replace(path.with_suffix(".tmp"), path)
+            _write(folder / f"{seed:09d}.pkl", grid, rows)
             open_shards[grid] = []
         seed += 1
+    for number, (grid, rows) in enumerate(open_shards.items()):
+        if rows:
+            _write(folder / f"{seed + number:09d}.pkl", grid, rows)
+
+
+def _write(path: Path, grid: tuple[int, int], rows: list[Any]) -> None:
+    payload = {"grid": grid, "pixels": np.stack([r[0] for r in rows]), "findings": [r[1] for r in rows]}
+    path.with_suffix(".tmp").write_bytes(pickle.dumps(payload, protocol=5))
+    os.replace(path.with_suffix(".tmp"), path)

@@ -20,6 +20,8 @@ from hilum_modelops.training.feed import Feed
 from hilum_modelops.training.vision import encode, patches
 
 BATCH = 24
+PATIENCE_S = 60.0
+"""How long after the stage's end the first images may come."""
 
 
 def read_threads(path: Path) -> None:
@@ -60,7 +62,10 @@ def score(visual: Any, heads: DenseHeads, samples: list[Any]) -> str:
 
 
 def pretrain(work: Path, until: float, seed: int = 1, rate: float = 8e-4) -> None:
-    """Runs until a wall-clock time (Unix seconds); saves work/vision.pt every minute."""
+    """Runs until a wall-clock time (Unix seconds); saves work/vision.pt every minute.
+
+    TimeoutError: nobody draws images.
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     visual = Qwen3VLVisionModel(Qwen3VLVisionConfig(**VISION)).float()
@@ -69,6 +74,8 @@ def pretrain(work: Path, until: float, seed: int = 1, rate: float = 8e-4) -> Non
     optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     feed, samples = Feed(work / "pool", seed), validation(256)
     while feed.refresh() == 0:
+        if time.time() > until + PATIENCE_S:
+            raise TimeoutError(f"no images in {work / 'pool'}")
         time.sleep(1)
     start = saved = time.time()
     total, mean = 0, 0.0
@@ -77,7 +84,7 @@ def pretrain(work: Path, until: float, seed: int = 1, rate: float = 8e-4) -> Non
         if now > until:
             break
         if step % 50 == 0:
-            read_threads(work.parent / "train.threads")
+            read_threads(work / "processes")
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 150) * max(0.05, min(1.0, (until - now) / 300))
         batch = feed.next(BATCH)
