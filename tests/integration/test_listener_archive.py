@@ -1,22 +1,29 @@
 """Orthanc as the archive that Hilum asks: counts, earlier studies, and files that are missing here."""
 
 import io
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from sys import executable
 
 import numpy as np
 import pydicom
 import pytest
+import sqlalchemy as sa
 from pydicom.data import get_testdata_file
 
+from hilum.adapters.sql.database import database_path, open_database, reading
+from hilum.adapters.sql.schema import migrate
+from hilum.adapters.sql.tables import revisions
 from hilum.domain.errors import Reject, Retry
 from hilum.domain.identity import derive_uid
 from hilum.runtime.config import DicomArchive
 from hilum.testing.dicom_files import chest_image, write
-from hilum.testing.external import free_port
+from hilum.testing.external import Process, free_port
 from hilum.testing.orthanc import Orthanc, orthanc
 from hilum_listener.handlers.archive import Fetched, Held, Store, missing
+from hilum_listener.testing_scp import dcmtk, start_scp
 from hilum_listener.transport.archive_dimse import DimseArchive
 
 PIXELS = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -48,7 +55,7 @@ def archive(pacs: Orthanc) -> DimseArchive:
 
 
 def configured(port: int) -> DicomArchive:
-    return DicomArchive(name="pacs", kind="dicom", ae_title="PACS", host="127.0.0.1", port=port, timeout_s=10)
+    return DicomArchive(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, timeout_s=10)
 
 
 def keeping() -> tuple[list[Fetched], Store]:
@@ -122,3 +129,44 @@ def test_an_archive_that_is_away_is_asked_again_later() -> None:
     away = DimseArchive(configured(free_port()), calling_ae="HILUM")
     with pytest.raises(Retry, match="archive pacs: no association"):
         away.instances("1.2.3")
+
+
+def test_a_study_is_complete_when_the_images_that_the_archive_counts_are_here(pacs: Orthanc, tmp_path: Path) -> None:
+    config = f"""[listener]
+quiet_time_s = 2.0
+[[archives]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs.dicom_port}
+"""
+    engine = open_database(database_path(tmp_path))
+    migrate(engine)
+    scp = start_scp(tmp_path, config=config)
+    command: list[str | Path] = [executable, "-m", "hilum_listener", "assemble", "--data", tmp_path]
+    command += ["--config", tmp_path / "hilum.toml"]
+
+    def reasons() -> list[str]:
+        with reading(engine) as connection:
+            return list(connection.execute(sa.select(revisions.c.reason)).scalars())
+
+    def logged() -> str:
+        return (tmp_path / "assemble.log").read_text()
+
+    with scp.process, Process(command, log=tmp_path / "assemble.log") as assemble:
+        send(scp.port, tmp_path, 1, 2)
+        sent_s = time.monotonic()
+        assemble.wait_until(lambda: '"archive counted"' in logged() and time.monotonic() > sent_s + 3, timeout_s=60)
+        assert reasons() == []
+        send(scp.port, tmp_path, 3)
+        assemble.wait_until(lambda: bool(reasons()), timeout_s=60)
+        assert reasons() == ["the archive was asked, its 3 images are all here"]
+    engine.dispose()
+
+
+def send(port: int, folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        sent = chest_image(PIXELS, study="current", name=f"image-{number}", InstanceNumber=number)
+        write(folder / f"{number}.dcm", sent)
+    paths = [folder / f"{number}.dcm" for number in numbers]
+    assert dcmtk("dcmsend", "-aec", "HILUM", "127.0.0.1", str(port), *paths).returncode == 0

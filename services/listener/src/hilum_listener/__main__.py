@@ -135,6 +135,8 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     from hilum_listener.handlers.assemble import Assembler, wait_for_schema
     from hilum_listener.handlers.reports import Reporter
     from hilum_listener.handlers.route import GROUP, Router
+    from hilum_listener.transport.archive_counts import ArchiveCounts
+    from hilum_listener.transport.archive_dimse import DimseArchive
     from hilum_listener.transport.event_report import NewAssociation
 
     engine = open_database(database_path(places.data))
@@ -143,7 +145,11 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     def assemble(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)
         announce_ready(places.data, "assemble")
-        Assembler(places, AssembleSettings.of(site), engine, publisher, _CLOCK).run(stop)
+        archives = [DimseArchive(archive, calling_ae=site.ae_title.strip()) for archive in site.archives]
+        counts = ArchiveCounts(archives, _CLOCK) if archives else None
+        if counts is not None:
+            counts.start()
+        Assembler(places, AssembleSettings.of(site), engine, publisher, _CLOCK, counts).run(stop)
 
     def route(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)
