@@ -1,7 +1,7 @@
 """C-STORE on pynetdicom at the speed of the disk; everything else stays pynetdicom's.
 
-This file alone overrides pynetdicom's internals, as of the version in `PYNETDICOM`; tests/unit/listener/test_fast.py
-fails when they move. What changes:
+This file and accept.py alone override pynetdicom's internals, as of the version in `PYNETDICOM`;
+tests/unit/listener/test_fast.py fails when they move. What changes:
 
 - The two reactor threads of an association wait for the socket and for each other instead of looking each millisecond.
 - Data sets of C-STORE requests go from one receive buffer to the file without being collected or decoded; the answer is
@@ -16,15 +16,14 @@ import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.transport import AddressInformation, AssociationSocket, RequestHandler
 
 from hilum_listener.handlers.receive import Reception
 from hilum_listener.transport.pdata import (
@@ -37,7 +36,6 @@ from hilum_listener.transport.pdata import (
     pdu_header,
     store_request,
 )
-from hilum_listener.transport.tls import TlsServer
 
 PYNETDICOM = "3.0.4"
 _FIRST_BUFFER, _BUFFER = 1 << 14, 1 << 20
@@ -46,8 +44,6 @@ _MAX_ORDINARY_MESSAGE = 1 << 24
 _MIN_PROGRESS = 1 << 14
 """Bytes that restart the idle timer while a message is incomplete; less is a peer that only seems to be alive."""
 _LONGEST_WAIT_S = 5.0
-_READ_S = 0.5
-"""How long one read may block inside a data set before the timers are looked at."""
 _STOP_S = 0.05
 _CLOSED, _UNREADABLE = "Evt17", "Evt19"  # PS3.8 table 9-10
 
@@ -66,12 +62,24 @@ class FastAssociation(Association):
         self.dul: FastDul = FastDul(self)
         self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
+        self.dimse: _Dimse = _Dimse(self)
         self.dimse.msg_queue = _Announced(self.news)
         self._reactor_checkpoint: _Checkpoint = _Checkpoint(self)
 
     def _run_reactor(self) -> None:
         self.settled.set()
         super()._run_reactor()
+
+
+class _Dimse(DIMSEServiceProvider):
+    """Aborts the association for a message that can't be decoded; the original's exception ends the reader's thread."""
+
+    def receive_primitive(self, primitive: Any) -> None:
+        try:
+            super().receive_primitive(primitive)
+        except Exception:  # whatever a decoder makes of hostile bytes
+            self.message = None
+            self.dul.event_queue.put(_UNREADABLE)
 
 
 class _Announced(queue.Queue[Any]):
@@ -168,6 +176,8 @@ class FastDul(DULServiceProvider):
 
         Returns True when enough came to restart the idle timer.
         """
+        if not self.event_queue.empty():
+            return False
         connection = self.socket.socket if self.socket is not None else None
         if connection is None:
             self._wait(None)
@@ -291,6 +301,7 @@ class FastDul(DULServiceProvider):
             if self._message_size > _MAX_ORDINARY_MESSAGE:
                 raise ValueError("the message is too long")
             pdu, event = self._decode_pdu(content)
+            pdu.to_primitive()  # the state machine does it again, where what it raises would end this thread
         except Exception:  # whatever a decoder makes of hostile bytes
             self.event_queue.put(_UNREADABLE)
             return True
@@ -361,70 +372,3 @@ class FastDul(DULServiceProvider):
             os.eventfd_read(self._waker)
             return False
         return any(found == fd for found, _ in ready)
-
-
-class FastRequestHandler(RequestHandler):
-    """Makes an association without copying what only is read."""
-
-    server: "FastServer"
-
-    def _create_association(self) -> Association:
-        server, ae = self.server, self.ae
-        association = FastAssociation(ae, "acceptor")
-        association._server = server
-        association.name = "AcceptorThread"
-        association.set_socket(AssociationSocket(association, client_socket=self.request))
-        association.dul.open_reception = server.open_reception
-        acceptor = association.acceptor
-        acceptor.maximum_length = ae.maximum_pdu_size
-        acceptor.ae_title = server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = ae.implementation_class_uid
-        acceptor.implementation_version_name = ae.implementation_version_name
-        acceptor.supported_contexts = server.contexts
-        association.requestor.address_info = AddressInformation.from_tuple(self.client_address)
-        association._handlers = {
-            event: list(bound) if isinstance(bound, list) else bound for event, bound in server._handlers.items()
-        }
-        return association
-
-
-class FastServer(TlsServer):
-    """Accepts plain connections in its own thread, TLS ones in one each (their handshake waits for the caller)."""
-
-    request_queue_size = 512
-    open_reception: OpenReception | None = None
-    daemon_threads = True
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        if self.ssl_context is not None:
-            return super().get_request()
-        if self.socket is None:
-            raise OSError("not listening")
-        connection, address = self.socket.accept()
-        return connection, address
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        prepare(request, timeout_s=self.ae.network_timeout)
-        if self.ssl_context is not None:
-            super().process_request(request, client_address)
-        else:
-            self.process_request_thread(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: the connection is closed, and the peer sees that."""
-
-    def service_actions(self) -> None:
-        """Nothing: pynetdicom collects garbage here."""
-
-
-def prepare(connection: socket.socket, *, timeout_s: float | None) -> None:
-    """A blocking socket whose reads and writes return in time, and that sends at once."""
-    connection.settimeout(None)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_READ_S))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s or 60.0))
-
-
-def _timeval(seconds: float) -> bytes:
-    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))

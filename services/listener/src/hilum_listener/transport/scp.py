@@ -26,8 +26,9 @@ from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Reception, Request, Status
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
+from hilum_listener.transport.accept import FastRequestHandler, FastServer
 from hilum_listener.transport.certificates import certificate_der, server_context
-from hilum_listener.transport.fast import FastAssociation, FastRequestHandler, FastServer
+from hilum_listener.transport.fast import FastAssociation
 from hilum_listener.transport.pdata import StoreRequest
 from hilum_listener.transport.services import Services, contexts
 from hilum_listener.transport.tls import peer_certificate, shake_hands

@@ -1,0 +1,81 @@
+"""How connections become associations of fast.py. Overrides pynetdicom's internals as that file does."""
+
+import socket
+import struct
+from typing import Any
+
+from pynetdicom.association import Association
+from pynetdicom.transport import AddressInformation, AssociationSocket, RequestHandler
+
+from hilum_listener.transport.fast import FastAssociation, OpenReception
+from hilum_listener.transport.tls import TlsServer
+
+_READ_S = 0.5
+"""How long one read may block inside a data set before the timers are looked at."""
+
+
+class FastRequestHandler(RequestHandler):
+    """Makes an association without copying what only is read."""
+
+    server: "FastServer"
+
+    def _create_association(self) -> Association:
+        server, ae = self.server, self.ae
+        association = FastAssociation(ae, "acceptor")
+        association._server = server
+        association.name = "AcceptorThread"
+        association.set_socket(AssociationSocket(association, client_socket=self.request))
+        association.dul.open_reception = server.open_reception
+        acceptor = association.acceptor
+        acceptor.maximum_length = ae.maximum_pdu_size
+        acceptor.ae_title = server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = ae.implementation_class_uid
+        acceptor.implementation_version_name = ae.implementation_version_name
+        acceptor.supported_contexts = server.contexts
+        association.requestor.address_info = AddressInformation.from_tuple(self.client_address)
+        association._handlers = {
+            event: list(bound) if isinstance(bound, list) else bound for event, bound in server._handlers.items()
+        }
+        return association
+
+
+class FastServer(TlsServer):
+    """Accepts plain connections in its own thread, TLS ones in one each (their handshake waits for the caller)."""
+
+    request_queue_size = 512
+    open_reception: OpenReception | None = None
+    daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        if self.ssl_context is not None:
+            return super().get_request()
+        if self.socket is None:
+            raise OSError("not listening")
+        connection, address = self.socket.accept()
+        return connection, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        prepare(request, timeout_s=self.ae.network_timeout)
+        if self.ssl_context is not None:
+            super().process_request(request, client_address)
+        else:
+            self.process_request_thread(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: the connection is closed, and the peer sees that."""
+
+    def service_actions(self) -> None:
+        """Nothing: pynetdicom collects garbage here."""
+
+
+def prepare(connection: socket.socket, *, timeout_s: float | None) -> None:
+    """A blocking socket whose reads and writes return in time, and that sends at once."""
+    connection.settimeout(None)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_READ_S))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s or 60.0))
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
