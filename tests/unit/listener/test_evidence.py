@@ -11,6 +11,7 @@ from pydicom.uid import ComprehensiveSRStorage
 
 from hilum.adapters.sql.tables import instances, procedure_steps, quarantine, studies, study_senders
 from hilum.domain.identity import derive_uid
+from hilum.ports.counts import Expected
 from hilum.testing.dicom_files import chest_image
 from hilum_listener.handlers import availability, mpps
 from hilum_listener.handlers.desk import Service, answer
@@ -145,9 +146,9 @@ class Counts:
         self.answers[uid] = (count, at)
         self.news.append(uid)
 
-    def expected(self, study_instance_uid: str, *, since: datetime) -> int | None:
+    def expected(self, study_instance_uid: str, *, since: datetime) -> Expected:
         count, at = self.answers.get(study_instance_uid, (0, since))
-        return count if at > since else None
+        return Expected(count if at > since else None)
 
     def changed(self) -> Iterable[str]:
         news, self.news = self.news, []
@@ -155,7 +156,8 @@ class Counts:
 
 
 def test_an_archives_count_completes_or_holds_a_study_and_an_old_one_says_nothing(listener: Listener) -> None:
-    counts = listener.counts = Counts()
+    counts = Counts()
+    listener.counts = counts
     listener.assembler = listener.new_assembler()
     listener.image(name="1")
     listener.step(after=SECOND)

@@ -68,6 +68,17 @@ def asks_for(transaction: str, references: Iterable[tuple[str, str]]) -> Dataset
     return dataset
 
 
+def reports_on(
+    transaction: str, committed: Iterable[tuple[str, str]], failed: Sequence[tuple[str, str, int]]
+) -> Dataset:
+    """The data set of an N-EVENT-REPORT of another system."""
+    dataset = asks_for(transaction, committed)
+    dataset.FailedSOPSequence = [_item(sop_class, uid) for sop_class, uid, _reason in failed]
+    for item, (_class, _uid, reason) in zip(dataset.FailedSOPSequence, failed, strict=True):
+        item.FailureReason = reason
+    return dataset
+
+
 def _reference(image: Dataset) -> Dataset:
     return _item(image.SOPClassUID, image.SOPInstanceUID)
 

@@ -1,17 +1,21 @@
 """The normalized services beside storage: procedure steps, availability, storage commitment (PS3.4 F, R, J)."""
 
+import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ
 from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_EVENT_REPORT, N_SET
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time
     InstanceAvailabilityNotification,
@@ -19,7 +23,6 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StorageCommitmentPushModel,
 )
 
-from hilum.adapters.dicom.requests import hold_reactor
 from hilum.runtime.logs import Log
 from hilum_listener.handlers import availability, commitment, mpps
 from hilum_listener.handlers.attributes import PROCESSING_FAILURE, Answer, ServiceRequest
@@ -31,7 +34,9 @@ _LOG = Log("hilum.listener.services")
 _SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
 _NO_SUCH_SOP_CLASS = 0x0118
 _LOOK_S = 0.05
-_HOLD_S, _ANSWER_S = 5.0, 20.0
+_ANSWER_S = 20.0
+_REST_S, _REST_WITHIN_S = 0.05, 5.0
+_PDV_HEADER = 6  # PS3.8 9.3.5.1: item length, context id, message control header
 _REPORT_MESSAGE_ID = 0xFF00
 
 Who = Callable[[Association], tuple[str, str, str]]
@@ -62,6 +67,7 @@ class Services:
         self._offers = offers
         self._who = who
         self._asked: WeakValueDictionary[str, Association] = WeakValueDictionary()
+        self._replies: WeakKeyDictionary[Association, queue.SimpleQueue[N_EVENT_REPORT]] = WeakKeyDictionary()
         self._stop = threading.Event()
 
     def handlers(self) -> list[tuple[Any, Callable[[evt.Event], Response]]]:
@@ -100,6 +106,8 @@ class Services:
         request = event.request
         assert isinstance(request, N_ACTION)
         action_type = request.ActionTypeID or 0
+        if event.assoc not in self._replies:
+            self._replies[event.assoc] = _divert(event.assoc)
         self._asked[self._who(event.assoc)[2]] = event.assoc
         named = (request.RequestedSOPClassUID, request.RequestedSOPInstanceUID)
 
@@ -149,38 +157,76 @@ class Services:
                 for offer in self._offers.pending():
                     association = self._asked.get(offer.association)
                     if association is not None and self._offers.take(offer.key):
-                        delivered = association.is_established and self._send(association, offer)
-                        self._offers.settle(offer.key, delivered=delivered)
+                        delivered = False
+                        try:
+                            delivered = association.is_established and self._send(association, offer)
+                        finally:
+                            self._offers.settle(offer.key, delivered=delivered)
             except Exception as error:  # the reporting role sends it on a new association
                 _LOG.error("report not sent on its association", exc_info=error)
 
     def _send(self, association: Association, offer: Offer) -> bool:
-        """What comes in while the answer is awaited is put back for the association's own thread to serve."""
+        """Sends between two requests of the peer's, which need not expect anything else while it awaits a response."""
         syntaxes = accepted_syntaxes(association.accepted_contexts)
-        if not syntaxes or not hold_reactor(association, timeout_s=_HOLD_S):
+        replies = self._replies.get(association)
+        if not syntaxes or replies is None or not _comes_to_rest(association):
             return False
         context_id, syntax = next(iter(syntaxes.items()))
-        others = []
-        try:
-            association.dimse.send_msg(
-                request(offer.transaction_uid, offer.report, message_id=_REPORT_MESSAGE_ID, syntax=syntax), context_id
-            )
-            deadline = time.monotonic() + _ANSWER_S
-            while time.monotonic() < deadline and association.dul.is_alive():
-                found_id, message = association.dimse.get_msg(block=False)
-                if isinstance(message, N_EVENT_REPORT) and message.MessageIDBeingRespondedTo == _REPORT_MESSAGE_ID:
-                    return message.Status == 0x0000
-                if message is not None:
-                    others.append((found_id, message))
-                elif association.dul.peek_next_pdu() is not None:  # released or aborted, as its own thread will find
-                    return False
-                else:
-                    time.sleep(0.005)
-            return False
-        finally:
-            for item in others:
-                association.dimse.msg_queue.put(item)  # type: ignore[arg-type]
-            association._reactor_checkpoint.set()
+        primitive = request(offer.transaction_uid, offer.report, message_id=_REPORT_MESSAGE_ID, syntax=syntax)
+        for part in _at_once(primitive, context_id, association.dimse.maximum_pdu_size):
+            association.dul.send_pdu(part)
+        deadline = time.monotonic() + _ANSWER_S
+        while time.monotonic() < deadline and association.is_established:
+            with suppress(queue.Empty):
+                return replies.get(timeout=_LOOK_S).Status == 0x0000
+        return False
+
+
+def _divert(association: Association) -> "queue.SimpleQueue[N_EVENT_REPORT]":
+    """From now on responses to reports come here: the association's own thread takes every message for a request."""
+    replies: queue.SimpleQueue[N_EVENT_REPORT] = queue.SimpleQueue()
+    put = association.dimse.msg_queue.put
+
+    def sort(item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if isinstance(item[1], N_EVENT_REPORT) and item[1].MessageIDBeingRespondedTo is not None:
+            replies.put(item[1])
+        else:
+            put(item, block, timeout)
+
+    association.dimse.msg_queue.put = sort  # type: ignore[method-assign]
+    return replies
+
+
+def _comes_to_rest(association: Association) -> bool:
+    """True once no request of the peer's has been served for a moment."""
+    deadline = time.monotonic() + _REST_WITHIN_S
+    resting_since: float | None = None
+    while (now := time.monotonic()) < deadline and association.is_established:
+        # None while a C-STORE is received (transport.fast)
+        resting = getattr(association, "quiet_since", now) is not None and _is_idle(association)
+        resting_since = (resting_since or now) if resting else None
+        if resting_since is not None and now - resting_since >= _REST_S:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _is_idle(association: Association) -> bool:
+    return association.dimse.message is None and association.dimse.msg_queue.empty()
+
+
+def _at_once(primitive: N_EVENT_REPORT, context_id: int, max_pdu: int) -> Iterator[P_DATA]:
+    """The message as one P-DATA where it fits: nothing that another thread sends can come between its fragments."""
+    message = N_EVENT_REPORT_RQ()
+    message.primitive_to_message(primitive)
+    parts = list(message.encode_msg(context_id, max_pdu))
+    values = [value for part in parts for value in part.presentation_data_value_list]
+    if max_pdu and sum(len(value) + _PDV_HEADER for _, value in values) > max_pdu:
+        yield from parts
+        return
+    whole = P_DATA()
+    whole.presentation_data_value_list.extend(values)
+    yield whole
 
 
 def _no_such_class(_request: ServiceRequest, _desk: Desk) -> Answer:
