@@ -21,7 +21,7 @@ from pydicom.data import get_testdata_file
 
 from hilum.adapters.folder import FolderInstances
 from hilum.testing.dicom_files import chest_image, write
-from hilum.testing.external import wait_until
+from hilum.testing.external import Process, need, wait_until
 from hilum_listener.handlers.journal import AssociationChanged
 from hilum_listener.testing_scp import Running, small_image
 from hilum_listener.testing_stow import BOUNDARY, MEDIA_TYPE, body_of, post, start_stow
@@ -168,6 +168,42 @@ def test_a_sender_that_holds_small_pieces_back_until_the_last_is_acknowledged_ne
                 answer += connection.recv(10_000)
             seconds.append(time.monotonic() - begin)
     assert median(seconds) < 0.035
+
+
+def test_the_answer_leaves_after_the_syncs_of_each_file_its_folder_and_the_journal(
+    stow: Running, tmp_path: Path
+) -> None:
+    """A page cache survives a kill, so what the kernel was asked for, and when, is looked at from outside."""
+    trace, names = tmp_path / "trace", [f"traced {number}" for number in range(12)]
+    calls, slow = "trace=fdatasync,fsync,sendto", "inject=fdatasync:delay_enter=50000"  # µs: a disk that takes its time
+    strace = need("strace", install="strace")
+    with Process(
+        [strace, "-f", "-y", "-e", calls, "-e", slow, "-o", trace, "-p", str(stow.process.pid)],
+        log=tmp_path / "strace.log",
+    ) as tracer:
+        tracer.wait_until(lambda: "attached" in tracer.log.read_text())
+        assert post(stow.port, body_of([part10(tmp_path, name) for name in names])).status == 200
+    done = list(_completed(trace.read_text()))
+    answer = next(at for at, (_, what) in enumerate(done) if "HTTP/1.1 200" in what)
+    synced = [what for call, what in done[:answer] if call in ("fdatasync", "fsync")]
+    assert len({what for what in synced if "/incoming-stow/" in what}) == len(names)
+    folders = {str(stow.stored(uid_of(name)).parent) for name in names}
+    assert all(any(f"<{folder}>" in what for what in synced) for folder in folders)
+    assert "/journal/" in synced[-1]
+
+
+def _completed(trace: str) -> Iterator[tuple[str, str]]:
+    """Name and arguments of each call, in the order in which the calls returned."""
+    begun: dict[str, str] = {}
+    for line in trace.splitlines():
+        thread, _, call = line.partition(" ")
+        call = call.strip()
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call
+            continue
+        if call.startswith("<... "):
+            call = begun.pop(thread, call)
+        yield call.split("(")[0], call
 
 
 def test_a_sender_that_waits_for_100_continue_hears_a_refusal_instead(stow: Running) -> None:
