@@ -187,7 +187,7 @@ class FastDul(DULServiceProvider):
         while True:
             if self._take(connection):
                 return self._progressed()
-            if not self._fill(connection):
+            if not self._fill(connection) or self.to_provider_queue.queue or self._kill_thread:
                 return self._progressed()
 
     def _progressed(self) -> bool:
