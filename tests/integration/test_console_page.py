@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -295,6 +296,18 @@ def _processor_s(pid: int) -> float:
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_not_held_back_until_its_first_piece_is_acknowledged(served: Served) -> None:
+    """Nagle's algorithm is off, or each answer on a connection that stays open would take 40 ms more."""
+    connection, seconds = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20), []
+    for _ in range(41):
+        begin = time.monotonic()
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        seconds.append(time.monotonic() - begin)
+    connection.close()
+    assert median(seconds) < 0.035
 
 
 @pytest.fixture
