@@ -13,7 +13,10 @@ DICOM_PORT ?= 11112
 HTTP_PORT ?= 8080
 PYTEST ?= $(BIN)/pytest
 
-.PHONY: help setup run test check bench lock services train-setup test-modelops prove-fresh clean
+SECONDS ?= 300
+CORPUS := tests/fuzz/corpus
+
+.PHONY: help setup run test check bench fuzz lock services train-setup test-modelops prove-fresh clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 16
@@ -36,6 +39,12 @@ check: $(VENV)/.test  ## lint, format, types, import layers
 bench: setup $(VENV)/.test  ## measure; docs/benchmarks.md says what and how
 	$(BIN)/python -m hilum_standalone.bench
 
+fuzz: setup $(VENV)/.fuzz  ## fuzz the PDU reader, the Part 10 indexer and STOW for SECONDS=N; what breaks stays as a test
+	$(BIN)/python -m hilum_listener.fuzzing --seconds $(SECONDS) --corpus $(CORPUS)
+
+prove-kill: setup $(VENV)/.test  ## kill -9 the receiver between every two steps, 500 rounds (ROUNDS=n)
+	$(BIN)/python -W ignore -m hilum_listener.testing_kill --rounds $(or $(ROUNDS),500)
+
 services:  ## install the programs that tests meet (Debian packages; needs root)
 	@tests/tools/install-services
 
@@ -44,6 +53,7 @@ lock: $(VENV)/.bootstrap  ## renew requirements/*.txt from the pyproject.toml fi
 	$(call export,bootstrap,--only-group bootstrap)
 	$(call export,product,--all-packages --group build)
 	$(call export,test,--all-packages --group build --group test --group check)
+	$(call export,fuzz,--only-group fuzz)
 	$(call export,train,--package hilum-modelops --group train)
 
 export = $(BIN)/uv export -q --frozen --no-emit-workspace --no-header --no-annotate $(2) -o requirements/$(1).txt >/dev/null
@@ -62,6 +72,10 @@ $(VENV)/.product: $(VENV)/.bootstrap requirements/product.txt $(addsuffix /pypro
 
 $(VENV)/.test: $(VENV)/.product requirements/test.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test requirements/fuzz.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 train-setup: $(VENV)/.bootstrap  ## a second environment (.venv-modelops) with torch, for training only
