@@ -16,7 +16,7 @@ PYTEST ?= $(BIN)/pytest
 SECONDS ?= 300
 CORPUS := tests/fuzz/corpus
 
-.PHONY: help setup run test check bench fuzz lock services train-setup test-modelops prove-fresh clean
+.PHONY: help setup run test check bench fuzz prove-kill lock services train-setup test-modelops prove-fresh clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 16

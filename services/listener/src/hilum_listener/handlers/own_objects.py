@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hilum.adapters.dicom.elements import opened
+from hilum.adapters.dicom.elements import File, opened
 from hilum.domain.errors import Reject
 from hilum.domain.identity import derive_uid
 
@@ -17,10 +17,15 @@ def is_own(path: Path) -> bool:
     """
     try:
         with opened(path) as file:
-            return any(
-                serial and item.ascii(_DEVICE_UID) == derive_uid("device", serial)
-                for item in file.dataset.items(_CONTRIBUTING_EQUIPMENT)
-                for serial in (item.ascii(_SERIAL_NUMBER),)
-            )
+            return names_own_device(file)
     except Reject:
         return False
+
+
+def names_own_device(file: File) -> bool:
+    """As `is_own`, of a file that is open. Raises `Reject` when its items cannot be scanned."""
+    return any(
+        serial and item.ascii(_DEVICE_UID) == derive_uid("device", serial)
+        for item in file.dataset.items(_CONTRIBUTING_EQUIPMENT)
+        for serial in (item.ascii(_SERIAL_NUMBER),)
+    )

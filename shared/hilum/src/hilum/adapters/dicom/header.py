@@ -107,10 +107,11 @@ def read_header(path: Path) -> Header:
         OSError: the file cannot be opened.
     """
     with opened(path) as file:
-        return _header(file)
+        return header_of(file)
 
 
-def _header(file: File) -> Header:
+def header_of(file: File) -> Header:
+    """As `read_header`, of a file that is open. Raises as `read_header`, but OSError."""
     dataset = file.dataset
     decoder = TextDecoder.of(dataset.raw(0x00080005, limit=256))
     rows, columns, frames = _size(file)
