@@ -66,13 +66,15 @@ def test_what_the_last_release_writes_is_taken_by_this_schema(tmp_path: Path) ->
     engine = open_database(database_path(tmp_path))
     migrate(engine)
     raw = sqlite3.connect(database_path(tmp_path))
+    before = sqlite3.connect(":memory:")
+    before.executescript(DUMP.read_text())
     for line in DUMP.read_text().splitlines():
         if line.startswith("INSERT INTO") and "alembic_version" not in line and "sqlite_sequence" not in line:
             table = line.split('"')[1]
-            columns = [row[1] for row in raw.execute(f'PRAGMA table_info("{table}")') if row[1] != "receiving_since"]
-            names = ", ".join(f'"{column}"' for column in columns)
+            names = ", ".join(f'"{row[1]}"' for row in before.execute(f'PRAGMA table_info("{table}")'))
             raw.execute(line.replace(f'"{table}"', f'"{table}" ({names})', 1))
     raw.commit()
     assert raw.execute("SELECT count(*) FROM studies").fetchone() == (3,)
     assert raw.execute("SELECT count(*) FROM instances").fetchone() == (5,)
+    before.close()
     raw.close()

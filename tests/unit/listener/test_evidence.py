@@ -12,6 +12,7 @@ from pydicom.uid import ComprehensiveSRStorage
 from hilum.adapters.sql.tables import instances, procedure_steps, quarantine, studies, study_senders
 from hilum.domain.identity import derive_uid
 from hilum.ports.counts import Expected
+from hilum.runtime.config import RuleConfig
 from hilum.testing.dicom_files import chest_image
 from hilum_listener.handlers import availability, mpps
 from hilum_listener.handlers.desk import Service, answer
@@ -273,6 +274,55 @@ def test_the_most_patient_modality_of_a_study_sets_its_quiet_time(listener: List
     assert [row[2] for row in reasons(listener)] == ["no image for 5 s"]
     listener.step(after=timedelta(seconds=25))
     assert [row[2] for row in reasons(listener)] == ["no image for 5 s", "no image for 30 s"]
+
+
+def starts_early(listener: Listener) -> None:
+    rule = RuleConfig(name="chest", modalities=("CR",), start="first series").to_domain()
+    listener.settings = replace(listener.settings, early_rules=(rule,))
+    listener.assembler = listener.new_assembler()
+
+
+def test_a_rule_may_start_on_its_first_series_while_the_rest_of_the_study_still_comes(listener: Listener) -> None:
+    starts_early(listener)
+    tell(listener, mpps.create, step_begins())
+    listener.image(name="ct", Modality="CT", SeriesInstanceUID="1.7")
+    listener.step(after=QUIET * 2)
+    assert reasons(listener) == [], "the rule takes none of it"
+    listener.image(name="1")
+    listener.step(after=QUIET - SECOND)
+    assert reasons(listener) == [], "the series may go on"
+    listener.step(after=SECOND)
+    early = "started early: rule 'chest' takes 1 image of a series that is quiet for 5 s"
+    assert reasons(listener) == [(1, 2, early)]
+    listener.step(after=QUIET * 9)
+    listener.image(name="2")
+    listener.step(after=QUIET * 9)
+    assert len(reasons(listener)) == 1, "it starts once"
+    tell(listener, mpps.update, step_ends([image("1"), image("2"), image("ct")]))
+    listener.step()
+    assert reasons(listener)[1:] == [(2, 3, "the procedure step is completed, its 3 images are all here")]
+    assert not listener.rows(studies)[0].receiving
+
+
+def test_what_started_early_and_then_turns_out_complete_is_not_examined_twice(listener: Listener) -> None:
+    starts_early(listener)
+    tell(listener, mpps.create, step_begins())
+    listener.image(name="1")
+    listener.step(after=QUIET)
+    tell(listener, mpps.update, step_ends([image("1")]))
+    listener.step(after=QUIET)
+    assert [row[:2] for row in reasons(listener)] == [(1, 1)]
+    assert [(row.revision, row.receiving) for row in listener.rows(studies)] == [(1, False)]
+    listener.image(name="late")
+    listener.step(after=QUIET)
+    assert [row[:2] for row in reasons(listener)] == [(1, 1), (2, 2)]
+
+
+def test_a_complete_study_does_not_start_early(listener: Listener) -> None:
+    starts_early(listener)
+    listener.image(name="1")
+    listener.step(after=QUIET)
+    assert reasons(listener) == [(1, 1, "no image for 5 s")]
 
 
 @pytest.mark.parametrize("after_begin", [True, False])

@@ -92,7 +92,8 @@ class StowSettings:
 
 @dataclass(frozen=True, slots=True)
 class AssembleSettings:
-    """`pacs_ae_titles`: whose word counts when another system says that it answers for an object."""
+    """`pacs_ae_titles`: whose word counts when another system says that it answers for an object. `early_rules`: those
+    that start on the first series they take."""
 
     quiet_time: timedelta
     quiet_time_by_modality: Mapping[str, timedelta] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class AssembleSettings:
     max_age: timedelta = timedelta(hours=1)
     archive: bool = False
     pacs_ae_titles: frozenset[str] = frozenset()
+    early_rules: tuple[Rule, ...] = ()
     retention: Retention = field(default_factory=Retention)
 
     @classmethod
@@ -111,6 +113,7 @@ class AssembleSettings:
             unreleased_quiet_time=timedelta(seconds=listener.unreleased_quiet_time_s),
             max_age=timedelta(seconds=listener.max_age_s),
             archive=listener.archive,
+            early_rules=tuple(rule for rule in site.domain_rules if rule.early),
             pacs_ae_titles=frozenset(d.ae_title.strip() for d in site.destinations if isinstance(d, DicomDestination)),
             retention=site.retention,
         )

@@ -1,30 +1,29 @@
 """Judges the studies that are being received, completes those that are, and publishes them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from hilum.adapters.sql.database import reading, transaction
-from hilum.adapters.sql.tables import instances, revisions, series, studies
-from hilum.contracts.messages import StudyReady
-from hilum.contracts.topics import STUDY_READY
-from hilum.domain.study import (
-    Complete,
-    Instance,
-    OrderPriority,
-    Series,
-    StudyRevision,
-    Wait,
-    decide_completeness,
-)
+from hilum.adapters.sql.tables import studies
+from hilum.domain.routing import early_start
+from hilum.domain.study import Complete, StudyRevision, Wait, decide_completeness
 from hilum.ports.counts import ExpectedCounts
-from hilum.ports.events import Outgoing, Publisher
-from hilum_listener.handlers.evidence import forget_senders, gather
-from hilum_listener.handlers.index import is_image
+from hilum.ports.events import Publisher
+from hilum_listener.handlers.evidence import gather
+from hilum_listener.handlers.revisions import draft, end_receiving, is_unchanged, last_received_at, publish
 from hilum_listener.settings import AssembleSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """Not complete, but a rule starts on what is here."""
+
+    reason: str
 
 
 class Completion:
@@ -63,18 +62,16 @@ class Completion:
             return []
         with reading(engine) as connection:
             judged = {uid: self._judge(connection, uid, now) for uid in due}
-        complete = [uid for uid, decision in judged.items() if isinstance(decision, Complete)]
+        complete = [uid for uid, decision in judged.items() if isinstance(decision, Complete | Early)]
         done: list[StudyRevision] = []
         if complete:
             with transaction(engine) as connection:
                 for uid in complete:
-                    decision = self._judge(connection, uid, now)
-                    if isinstance(decision, Complete):
-                        done.append(_complete(connection, self._publisher, uid, decision.reason, now))
-        self._settle(judged, done)
+                    done += self._act(connection, uid, self._judge(connection, uid, now), now)
+        self._settle(judged)
         return done
 
-    def _judge(self, connection: Connection, uid: str, now: datetime) -> Complete | Wait | None:
+    def _judge(self, connection: Connection, uid: str, now: datetime) -> Complete | Early | Wait | None:
         """None for a study that is not being received: nothing about it can be due."""
         study = connection.execute(
             sa.select(studies).where(studies.c.study_instance_uid == uid, studies.c.receiving)
@@ -83,88 +80,46 @@ class Completion:
             return None
         expected = self._counts.expected(uid, since=study.last_received_at)
         evidence = gather(connection, study, expected=expected)
-        return decide_completeness(evidence, self._settings.patience(study.modalities), now=now)
+        decision = decide_completeness(evidence, self._settings.patience(study.modalities), now=now)
+        if isinstance(decision, Wait) and not study.revision and self._settings.early_rules:
+            return self._early(connection, study, decision, now)
+        return decision
 
-    def _settle(self, judged: Mapping[str, Complete | Wait | None], done: Iterable[StudyRevision]) -> None:
-        finished = {revision.study_instance_uid for revision in done}
+    def _early(self, connection: Connection, study: Any, decision: Wait, now: datetime) -> Early | Wait:
+        """A study that waits may start all the same, once."""
+        candidate = draft(connection, study, reason="", now=now)
+        early = early_start(
+            candidate,
+            self._settings.early_rules,
+            last_received_at=last_received_at(connection, study.study_instance_uid),
+            quiet_time=self._settings.patience(study.modalities).quiet_time,
+            now=now,
+        )
+        match early:
+            case Complete(reason):
+                return Early(reason)
+            case Wait(until):
+                return Wait(min(until, decision.until))
+            case None:
+                return decision
+            case _:
+                assert_never(early)
+
+    def _act(
+        self, connection: Connection, uid: str, decision: Complete | Early | Wait | None, now: datetime
+    ) -> list[StudyRevision]:
+        if not isinstance(decision, Complete | Early):
+            return []
+        study: Any = connection.execute(sa.select(studies).where(studies.c.study_instance_uid == uid)).one()
+        early = isinstance(decision, Early)
+        if not early and study.revision and is_unchanged(connection, study):
+            end_receiving(connection, uid)
+            return []
+        return [publish(connection, self._publisher, study, reason=decision.reason, now=now, receiving=early)]
+
+    def _settle(self, judged: Mapping[str, Complete | Early | Wait | None]) -> None:
         for uid, decision in judged.items():
             if isinstance(decision, Wait):
                 self._due[uid] = decision.until
-            elif decision is None or uid in finished:
+            elif not isinstance(decision, Early):  # which is still being received, and looked at next time
                 self._due.pop(uid, None)
-
-
-def _complete(
-    connection: Connection, publisher: Publisher, study_uid: str, reason: str, now: datetime
-) -> StudyRevision:
-    study: Any = connection.execute(sa.select(studies).where(studies.c.study_instance_uid == study_uid)).one()
-    revision = StudyRevision(
-        study_instance_uid=study.study_instance_uid,
-        revision=study.revision + 1,
-        series=_series(connection, study.study_instance_uid),
-        description=study.description,
-        order_priority=OrderPriority(study.order_priority),
-        last_received_at=study.last_received_at,
-        completed_at=now,
-        complete_reason=reason,
-    )
-    connection.execute(
-        sa.insert(revisions).values(
-            study_instance_uid=revision.study_instance_uid,
-            revision=revision.revision,
-            instance_count=sum(len(s.instances) for s in revision.series),
-            last_received_at=revision.last_received_at,
-            completed_at=now,
-            reason=reason,
-        )
-    )
-    connection.execute(
-        sa.update(studies)
-        .where(studies.c.study_instance_uid == revision.study_instance_uid)
-        .values(revision=revision.revision, receiving=False)
-    )
-    forget_senders(connection, study_uid)
-    message = StudyReady.from_domain(revision).model_dump_json()
-    publisher.publish(connection, [Outgoing(STUDY_READY.name, study.study_key, message)])
-    return revision
-
-
-def _series(connection: Connection, study_uid: str) -> tuple[Series, ...]:
-    """The study's images by series; of a study without any, the rest, so that it ends with a reason too."""
-    rows = connection.execute(
-        sa.select(instances, series.c.modality, series.c.body_part, series.c.description)
-        .join(series, series.c.series_instance_uid == instances.c.series_instance_uid)
-        .where(instances.c.study_instance_uid == study_uid)
-        .order_by(series.c.series_instance_uid, instances.c.instance_number, instances.c.sop_instance_uid)
-    ).all()
-    images = [row for row in rows if is_image(row.rows, row.sop_class_uid)]
-    grouped: dict[str, list[sa.Row[tuple[object, ...]]]] = {}
-    for row in images or rows:
-        grouped.setdefault(row.series_instance_uid, []).append(row)
-    return tuple(
-        Series(
-            series_instance_uid=uid,
-            modality=members[0].modality,
-            body_part=members[0].body_part,
-            description=members[0].description,
-            instances=tuple(_instance(row) for row in members),
-        )
-        for uid, members in grouped.items()
-    )
-
-
-def _instance(row: "sa.Row[tuple[object, ...]]") -> Instance:
-    return Instance(
-        sop_instance_uid=row.sop_instance_uid,
-        sop_class_uid=row.sop_class_uid,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        uri=row.uri,
-        sha256=row.sha256,
-        rows=row.rows,
-        columns=row.columns,
-        frames=row.frames,
-        instance_number=row.instance_number,
-        view_position=row.view_position,
-        photometric=row.photometric,
-        presentation_intent=row.presentation_intent,
-    )

@@ -1,12 +1,12 @@
 """Rules: which tasks on which images in which lane, or not applicable and why."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task
-from hilum.domain.study import Instance, OrderPriority, Series, StudyRevision
+from hilum.domain.study import Complete, Instance, OrderPriority, Series, StudyRevision, Wait
 
 _ORDER_LANE = {
     OrderPriority.STAT: Lane.STAT,
@@ -38,6 +38,7 @@ class Rule:
             is lateral as well; images that state another view stay in a study described as, say, PA and lateral.
         lane: the lane, or None to follow the order's priority.
         max_images: how many images are sent to the model; the first by instance number.
+        early: it starts on the first series that it takes, before the study is complete.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Rule:
     tasks: tuple[Task, ...]
     lane: Lane | None
     max_images: int
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,35 @@ def route(study: StudyRevision, rules: Sequence[Rule], *, now: datetime) -> Rout
         if left_out:
             misses.append(f"nothing but {', '.join(left_out)} (rule '{rule.name}')")
     return NotApplicable(_reason(misses))
+
+
+STARTED_EARLY = "started early"
+"""How the reason of a revision begins that a rule started on."""
+
+
+def early_start(
+    study: StudyRevision,
+    rules: Sequence[Rule],
+    *,
+    last_received_at: Mapping[str, datetime],
+    quiet_time: timedelta,
+    now: datetime,
+) -> Complete | Wait | None:
+    """Whether a rule starts on a series that it takes and that nothing was added to for the quiet time.
+
+    `last_received_at`: of each series, by its UID. None when no such rule takes a series of those that are here.
+    """
+    earliest: datetime | None = None
+    for rule in (rule for rule in rules if rule.early):
+        for series in study.series:
+            if _why_not(rule, series, study.description) or not (taken := _choose(rule, _images(series))[0]):
+                continue
+            until = last_received_at[series.series_instance_uid] + quiet_time
+            if now >= until:
+                takes = f"takes {_count(taken, 'image')} of a series that is quiet for {quiet_time.total_seconds():g} s"
+                return Complete(f"{STARTED_EARLY}: rule '{rule.name}' {takes}")
+            earliest = until if earliest is None else min(earliest, until)
+    return None if earliest is None else Wait(earliest)
 
 
 @dataclass(frozen=True, slots=True)

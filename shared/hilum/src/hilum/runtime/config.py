@@ -110,6 +110,7 @@ class RuleConfig(Part):
     questions: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = ()
     lane: Lane | Literal["by order"] = "by order"
     max_images: int = Field(default=4, ge=1, le=32)
+    start: Literal["complete study", "first series"] = "complete study"
 
     def to_domain(self) -> Rule:
         tasks = [Task(TaskKind(kind)) for kind in dict.fromkeys(self.tasks)]
@@ -123,6 +124,7 @@ class RuleConfig(Part):
             tasks=tuple(tasks),
             lane=self.lane if isinstance(self.lane, Lane) else None,
             max_images=self.max_images,
+            early=self.start == "first series",
         )
 
 
