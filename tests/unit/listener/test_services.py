@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,17 @@ def test_no_bytes_break_a_service(tmp_path_factory: pytest.TempPathFactory, cont
     desk = new_desk(tmp_path_factory.getbasetemp() / "fuzzed")
     for service in (mpps.create, mpps.update, availability.notify):
         assert answer(service, service_request(content), desk).status in (0x0110, 0x0112, 0x0106, 0x0120, 0x0213)
+
+
+def test_old_notices_are_removed_part_by_part_and_recent_ones_stay(desk: Desk) -> None:
+    create(desk, step_begins())
+    assert ask(desk, asks_for("t", [(CR, "1.5")])).status == 0x0000
+    written = datetime.now(UTC)  # files carry the machine's own time
+    hour = timedelta(hours=1)
+    assert sum(desk.store.prune(written - hour, part=part) for part in range(256)) == 0
+    assert update(desk, step_ends([], "IN PROGRESS")).status == 0x0000
+    assert sum(desk.store.prune(written + hour, part=part) for part in range(256)) == 2
+    assert update(desk, step_ends([])).status == 0x0112
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a" * 39, "A" * 40, "a" * 40 + "/.."])

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -93,6 +94,20 @@ class NoticeStore:
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+    def prune(self, until: datetime, *, part: int) -> int:
+        """Removes what nobody changed since `until` from one of 256 parts of each folder; returns how many.
+
+        Raises:
+            OSError: one can't be removed.
+        """
+        removed = 0
+        with self.locked():
+            for path in self._root.glob(f"*/{part % 256:02x}/*.json"):
+                if path.stat().st_mtime < until.timestamp():
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def _path(self, kind: str, name: str) -> Path:
         if kind not in set(Kind) or _NAME.fullmatch(name) is None:

@@ -33,6 +33,7 @@ from hilum.domain.results import DeliveryState
 from hilum.ports.clock import Clock
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
+from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.settings import AssembleSettings, Places
 
@@ -59,6 +60,8 @@ class Tidier:
         self._tail = tail
         self._unlink_at = self._expire_at = clock.now()
         self._looked_until: datetime | None = None
+        self._notices = NoticeStore(places)
+        self._part = 0
 
     def step(self) -> None:
         """Does a little of what is due.
@@ -106,6 +109,8 @@ class Tidier:
             self._prune_journals(now)
         except OSError as error:
             raise Busy(f"a journal can't be removed: {type(error).__name__}") from error
+        if self._retention.notice_days is not None and has_spool(self._places):
+            self._prune_notices(now - timedelta(days=self._retention.notice_days))
         if self._retention.quarantine_days is not None:
             self._expire_quarantine(now, now - timedelta(days=self._retention.quarantine_days))
         if self._retention.study_days is not None and not self._archive:
@@ -132,6 +137,16 @@ class Tidier:
         for name in names:
             self._tail.forget(name)
         _LOG.info("journals removed", count=len(names))
+
+    def _prune_notices(self, until: datetime) -> None:
+        """A part of them each time. What they say is in the index: the assembler folded it before it tidies."""
+        try:
+            removed = self._notices.prune(until, part=self._part)
+        except OSError as error:
+            raise Busy(f"a notice can't be removed: {type(error).__name__}") from error
+        self._part = (self._part + 1) % 256
+        if removed:
+            _LOG.info("notices removed", count=removed)
 
     def _has(self, name: str) -> bool:
         return (self._places.journal / name).exists()

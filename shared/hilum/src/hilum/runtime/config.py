@@ -96,6 +96,7 @@ class Retention(Part):
     """
 
     journal_days: Days | None = 7.0
+    notice_days: Days | None = 90.0
     quarantine_days: Days | None = None
     study_days: Days | None = None
 
