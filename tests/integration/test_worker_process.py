@@ -27,6 +27,7 @@ from hilum.ports.clock import SystemClock
 from hilum.ports.events import Outgoing
 from hilum.testing.dicom_files import chest_image, write
 from hilum.testing.external import Process, wait_until
+from hilum.testing.hostile_files import data_set, file_of, nested, picture
 from hilum.testing.model import DEADLY
 from hilum_medmo.testing.random_checkpoint import write_random_checkpoint
 from hilum_worker.ask import ask
@@ -194,6 +195,32 @@ def test_a_decoder_that_hangs_with_the_interpreters_lock_ends_its_process_too(si
     [ended] = site.ended()
     assert ended.state is AiState.FAILED
     assert ended.reason.startswith("given up after 1 attempts: the process that examined the images ended")
+
+
+def test_hostile_files_end_their_studies_with_a_reason_and_the_next_is_answered(site: Site) -> None:
+    deep, beyond = "sequences are nested more than 64 deep", "fewer pixels than its header says"
+    hostile = {
+        data_set("1", before=nested(200, defined=False)): deep,
+        data_set("1", before=nested(260, defined=True)): deep,
+        data_set("1", image=picture(rows=65535, columns=65535)): "claims 65535 x 65535 pixels",
+        data_set("1", image=picture(frames="2147483647")): "claims 2147483647 frames",
+        data_set("1", image=picture(rows=9000, columns=9000)): beyond,
+    }
+    expected = {}
+    for number, (content, reason) in enumerate(hostile.items()):
+        file = write(site.data / f"{number}.dcm", chest_image(bright_spot(), study=f"hostile-{number}"))
+        image, study_uid = site.keep(file), read_header(file).study_instance_uid
+        (site.data / "spool" / image.uri.removeprefix("spool:")).write_bytes(file_of(content))
+        site.ask(image, study_uid)
+        expected[study_uid] = reason
+    site.ask_about(bright_spot(), "good")
+    with site.start() as worker:
+        worker.wait_until(lambda: site.finished(len(hostile) + 1), timeout_s=120)
+        assert worker.popen.poll() is None
+    assert {ended.state for ended in site.ended()} == {AiState.FAILED}
+    assert all(expected.pop(ended.study_instance_uid) in ended.reason for ended in site.ended())
+    assert expected == {}
+    assert len(site.produced()) == 1
 
 
 def test_sigterm_hands_the_job_back_and_the_next_worker_answers_it(site: Site) -> None:
