@@ -1,0 +1,1 @@
+"""Measures the listener against the physical limit and against other receivers."""
