@@ -55,6 +55,13 @@ def test_importing_a_service_connects_to_nothing_and_never_loads_torch(service: 
     assert done.returncode == 0, done.stderr[-800:]
 
 
+def test_nothing_that_comes_from_outside_is_evaluated() -> None:
+    """Rules, headers and messages are data: no module evaluates text, unpickles bytes or starts a shell."""
+    evaluates = re.compile(r"(?<![\w.])(eval|exec)\(|\bpickle\.loads?\(|os\.system\(|shell=True|yaml\.load\(")
+    offline = [m for m in MODULES if "hilum_modelops" not in m.parts]
+    assert [str(m.relative_to(ROOT)) for m in offline if evaluates.search(m.read_text())] == []
+
+
 def test_no_file_outside_modelops_imports_torch() -> None:
     torch = re.compile(r"^\s*(import|from) (torch|transformers)\b", re.M)
     importing = [m for m in MODULES if "hilum_modelops" not in m.parts and torch.search(m.read_text())]

@@ -272,3 +272,13 @@ def test_which_images_the_model_sees_does_not_depend_on_how_they_are_spread_over
     assert {image.uri for image in frontal} <= spread
     if frontal or excluding:
         assert all(image.view_position in VIEWS_TO_READ for image in chosen)
+
+
+@pytest.mark.parametrize(
+    "word", ["__import__('os').system('true')", "(a+)+$", ".*", "{0.__class__}", "$(id)", "%n%n", "chest'; --"]
+)
+def test_a_rule_is_text_to_compare_and_never_evaluated(word: str) -> None:
+    rule = replace(CHEST, body_parts=(), description_words=(word,), name=word)
+    plain = series(body_part="", description="a" * 60 + "!")
+    assert isinstance(route(study(plain), [rule], now=NOW), NotApplicable)
+    assert isinstance(route(study(replace(plain, description=f"x {word} y")), [rule], now=NOW), Routed)
