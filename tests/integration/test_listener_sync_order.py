@@ -30,7 +30,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
     """A new data folder; three instances over one association, then three over each of four at once."""
     strace = need("strace", install="strace")
     data, log = tmp_path_factory.mktemp("traced"), tmp_path_factory.mktemp("log")
-    command = [strace, *OPTIONS, "-o", log / "strace", executable, "-m", "hilum_listener", "scp"]
+    command: list[str | Path] = [strace, *OPTIONS, "-o", log / "strace", executable, "-m", "hilum_listener", "scp"]
     port_file = data / "run" / "scp.port"
     running = Process([*command, "--data", data, "--port", "0"], log=log / "scp.log")
     with running.wait_until(port_file.exists, timeout_s=120):

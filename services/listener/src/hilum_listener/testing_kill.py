@@ -98,6 +98,7 @@ class _Forks:
 
     def wait(self, timeout_s: float) -> int | None:
         """How it ended, as `waitstatus_to_exitcode` says it; None when it hasn't yet."""
+        assert self._popen.stdout is not None
         if self.ended is None and select.select([self._popen.stdout], [], [], timeout_s)[0]:
             self.ended = self._number()
         return self.ended

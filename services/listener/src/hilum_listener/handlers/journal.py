@@ -115,6 +115,10 @@ class _File:
     retired: bool = False
 
 
+class NotJournaled(OSError):
+    """The journal has no line of the entry, so nobody will look for the file that it names."""
+
+
 class JournalWriter:
     """Appends entries; several threads share one sync when they append at the same time.
 
@@ -135,13 +139,18 @@ class JournalWriter:
         """Returns when the entry is durable, or with `sync=False` when it is written.
 
         Raises:
-            OSError: it isn't. After a failed sync the kernel forgets what it could not write and reports it to one
-                thread only; so every entry of that file that isn't synced yet fails, and the next goes to a new file.
+            NotJournaled: nothing of it is in the journal.
+            OSError: it is there, and not durable. After a failed sync the kernel forgets what it could not write and
+                reports it to one thread only; so every entry of that file that isn't synced yet fails, and the next
+                goes to a new file.
         """
         line = encode(entry)
         with self._write_lock:
-            file = self._current()
-            self._write(file, line)
+            try:
+                file = self._current()
+                self._write(file, line)
+            except (OSError, MemoryError) as error:
+                raise NotJournaled(getattr(error, "errno", None) or errno.ENOMEM, str(error)) from error
             file.waiting += 1
             end = file.size
         try:
