@@ -107,6 +107,20 @@ def test_reports_in_the_list_are_not_waited_for_and_those_that_come_do_not_count
     assert [row[:2] for row in reasons(listener)] == [(1, 1)]
 
 
+def test_what_is_listed_and_turns_out_to_be_no_image_is_left_out_of_the_comparison(listener: Listener) -> None:
+    raw = chest_image(
+        np.zeros((8, 8), np.uint16), name="raw", SOPClassUID="1.3.12.2.1107.5.9.1", Rows=None, Columns=None
+    )
+    tell(listener, mpps.create, step_begins())
+    listener.image(name="1")
+    tell(listener, mpps.update, step_ends([image("1"), raw]))
+    listener.step(after=QUIET * 10)
+    assert reasons(listener) == [], "a vendor's class may hold images"
+    listener.receive(raw)
+    listener.step()
+    assert reasons(listener) == [(1, 1, "the procedure step is completed, its one image is here")]
+
+
 def test_a_step_for_a_study_without_images_opens_nothing(listener: Listener) -> None:
     tell(listener, mpps.create, step_begins())
     tell(listener, mpps.update, step_ends([]))
