@@ -140,3 +140,15 @@ def test_what_a_kill_left_half_written_is_removed_at_start(listener: Listener) -
     (listener.places.incoming / "1-1.part").write_bytes(b"half")
     assert Spool(listener.places, min_free_bytes=0).clean() == 1
     assert list(listener.places.incoming.iterdir()) == []
+
+
+def test_a_journal_that_takes_no_entry_leaves_no_file_either(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_fd: int, _line: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert listener.image() is Status.OUT_OF_RESOURCES
+    assert files(listener.places) == []
