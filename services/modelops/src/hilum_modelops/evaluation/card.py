@@ -54,11 +54,11 @@ def _aims(goal: Figures) -> list[str]:
     return [f"- {name}: {value:.3f}, aim {aim}: {'met' if met else '**not met**'}" for name, value, aim, met in aims]
 
 
-def _held_out(figures: Figures) -> list[str]:
+def _held_out(figures: Figures, facts: Figures) -> list[str]:
     return [
         "## Held out\n",
         f"{figures['a']['images']} images of unseen seeds ({figures['seed']} and on), never used for training or for\n"
-        "choosing anything, asked through Hilum's ONNX runtime on a CPU, greedy. Recall is at IoU 0.5 with the right\n"
+        "choosing weights or thresholds, asked through Hilum's ONNX runtime on a CPU, greedy. Recall is at IoU 0.5 with the right\n"
         "label, one box for one finding. Variant b is drawn with other noise, anatomy and texture, never trained on.\n",
         "| images | n | recall | mean IoU of matched | normals with a box | malformed |",
         "| --- | ---: | ---: | ---: | --- | ---: |",
@@ -73,11 +73,11 @@ def _held_out(figures: Figures) -> list[str]:
         "\nVariant b by label, every answer:\n",
         *_located(figures["b"]),
         "",
-        _others(figures),
+        _others(figures, facts),
     ]
 
 
-def _others(figures: Figures) -> str:
+def _others(figures: Figures, facts: Figures) -> str:
     blobs, asked, told = figures["blobs"], figures["questions"], figures["reports"]
     return (
         "A threshold-and-blob detector (`hilum_modelops.evaluation.blobs`) on the same images of variant a: recall\n"
@@ -86,7 +86,8 @@ def _others(figures: Figures) -> str:
         f"{_percent(asked['sensitivity'])}, specificity {_percent(asked['specificity'])}). Reports: the labels they name are\n"
         f"those in the image in {_percent(told['labels_as_in_truth'])} and those of the location answer in\n"
         f"{_percent(told['labels_as_located'])} of {told['reports']}; word for word the reference in\n"
-        f"{_percent(told['word_for_word'])}. Median time to locate: {figures['seconds_p50']:.2f} s on one core.\n"
+        f"{_percent(told['word_for_word'])}. Median time to locate: {figures['seconds_p50']:.2f} s on one core\n"
+        f"{facts.get('measured', '')}.\n"
     )
 
 
@@ -97,7 +98,7 @@ def write(figures: Figures, facts: Figures, thresholds: dict[str, dict[str, floa
         "**MedMO-Nano, trained on generated images, not for patients.** A Qwen3-VL of 10.5 million parameters that speaks\n"
         "MedMO's prompt and answer format, so that Hilum can be run, shown and tested without MedMO's weights. It has seen\n"
         "no real radiograph and says nothing about one. No medical device.\n",
-        *_held_out(figures),
+        *_held_out(figures, facts),
         "## How hard the images are\n",
         "Contrast: share of the density range that the finding adds or takes away (fracture: the ribs' contrast; heart:\n"
         "its width over the thorax's). Size: square root of the box's share of the image.\n",
@@ -128,7 +129,8 @@ near the top. Thresholds, chosen on validation images (seeds 8000000 and on):
 
 def _made(facts: Figures) -> str:
     return (
-        f"{facts['command']}, seed {facts['seed']}. {facts['vision_samples']} images through the ViT alone with dense heads\n"
+        f"{facts['command']}, seed {facts['seed']}.\n{facts.get('history', '')}\n"
+        f"{facts['vision_samples']} images through the ViT alone with dense heads\n"
         f"(label map and box per patch, thrown away afterwards) and {facts['samples']} through the whole model, drawn from\n"
         f"{facts['generated']} generated images with random shift, scale and contrast. {facts['minutes']} minutes of wall clock\n"
         f"on {facts['hardware']}.\n"
