@@ -98,7 +98,7 @@ def test_a_disk_that_refuses_is_answered_out_of_resources_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
-        assert listener.image() is Status.OUT_OF_RESOURCES
+        assert listener.image(over="a-1") is Status.OUT_OF_RESOURCES
     assert files(listener.places) == []
     assert list(listener.places.incoming.iterdir()) == []
     assert journaled(listener) == []
@@ -150,5 +150,5 @@ def test_a_journal_that_takes_no_entry_leaves_no_file_either(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        assert listener.image() is Status.OUT_OF_RESOURCES
+        assert listener.image(over="a-1") is Status.OUT_OF_RESOURCES
     assert files(listener.places) == []

@@ -1,7 +1,9 @@
 """How connections become associations of fast.py. Overrides pynetdicom's internals as that file does."""
 
+import resource
 import socket
 import struct
+import threading
 from typing import Any
 
 from pynetdicom.association import Association
@@ -12,6 +14,16 @@ from hilum_listener.transport.tls import TlsServer
 
 _READ_S = 0.5
 """How long one read may block inside a data set before the timers are looked at."""
+_MAX_THREADS = 2000
+"""Two for each connection, half-open ones too: beyond a thousand of those a new one is closed."""
+_MAX_FILES = 1 << 16
+
+
+def allow_many_connections() -> None:
+    """Raises the process's soft limit of open files; each connection takes two, and the usual 1024 would be few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class FastRequestHandler(RequestHandler):
@@ -56,6 +68,9 @@ class FastServer(TlsServer):
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        if threading.active_count() > _MAX_THREADS:
+            self.shutdown_request(request)
+            return
         prepare(request, timeout_s=self.ae.network_timeout)
         if self.ssl_context is not None:
             super().process_request(request, client_address)

@@ -26,7 +26,7 @@ from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Reception, Request, Status
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
-from hilum_listener.transport.accept import FastRequestHandler, FastServer
+from hilum_listener.transport.accept import FastRequestHandler, FastServer, allow_many_connections
 from hilum_listener.transport.certificates import certificate_der, server_context
 from hilum_listener.transport.fast import FastAssociation
 from hilum_listener.transport.pdata import StoreRequest
@@ -95,6 +95,7 @@ class Scp:
             OSError: an address is taken or not one of this machine.
             CertificateUnusable: TLS is configured with a file that can't be used.
         """
+        allow_many_connections()
         handlers: Sequence[Any] = [
             (evt.EVT_CONN_OPEN, self._connected),
             (evt.EVT_REQUESTED, self._requested),
