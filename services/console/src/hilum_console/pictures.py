@@ -11,13 +11,19 @@ from hilum.ports.instances import InstanceStore
 
 _CACHE_BYTES = 96 * 1024 * 1024
 _DECODERS = 2
+_WAIT_S = 20.0
 
 
 class Pictures:
-    """At most two frames are decoded at a time, so that a large study can't take the machine from the model."""
+    """At most two frames are decoded at a time, so that a large study can't take the machine from the model.
 
-    def __init__(self, store: InstanceStore) -> None:
+    A request waits `wait_s` for its turn and no longer: a decoder that hangs on a hostile frame keeps its place, and
+    must not take the threads of the pages with it.
+    """
+
+    def __init__(self, store: InstanceStore, *, wait_s: float = _WAIT_S) -> None:
         self._store = store
+        self._wait_s = wait_s
         self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
@@ -27,7 +33,7 @@ class Pictures:
         """One frame, counted from 1, shrunk to `longest_side` pixels at most.
 
         Raises:
-            Reject: it can't be shown, and why. Retry: the file isn't there.
+            Reject: it can't be shown, and why. Retry: the file isn't there, or all decoders are at work for too long.
         """
         key = (uri, frame, longest_side)
         with self._lock:
@@ -35,11 +41,14 @@ class Pictures:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         path = self._store.path(uri)
+        if not self._decoders.acquire(timeout=self._wait_s):
+            raise Retry("other images are being decoded")
         try:
-            with self._decoders:
-                content = png_of(display_frame(path, frame), longest_side=longest_side)
+            content = png_of(display_frame(path, frame), longest_side=longest_side)
         except OSError as error:
             raise Retry("the stored file can't be read") from error
+        finally:
+            self._decoders.release()
         self._keep(key, content)
         return content
 
