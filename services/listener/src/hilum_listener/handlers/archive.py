@@ -1,6 +1,6 @@
 """What Hilum asks of an archive: how many images a study has, which earlier studies a patient has, and the files."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
@@ -108,11 +108,3 @@ def relevant_priors(
     found = [study for study in candidates if fits(study)]
     found.sort(key=lambda study: (-(study.study_date or date.min).toordinal(), study.study_instance_uid))
     return tuple(found[: limits.studies])
-
-
-def per_series(held: Iterable[Held]) -> Mapping[str, int]:
-    """How many instances each series has, by Series Instance UID."""
-    counts: dict[str, int] = {}
-    for item in held:
-        counts[item.series_instance_uid] = counts.get(item.series_instance_uid, 0) + 1
-    return counts
