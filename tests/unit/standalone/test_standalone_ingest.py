@@ -33,7 +33,7 @@ def test_the_data_sets_are_whole_files_of_one_series_with_distinct_instances(tmp
 def test_a_row_shows_medians_ranges_and_whether_the_target_is_met(
     target: float, times: tuple[list[float], list[float]], said: str
 ) -> None:
-    row = bench.Row("CT", (hilum(), orthanc()), lambda _receiver, _port: 0.0, target)
+    row = bench.Row("CT", (hilum(), orthanc(prompt=True)), lambda _receiver, _port: 0.0, target)
     shown = bench.line(row, times)
     assert said in shown
     assert f"({min(times[0]):.3g} to {max(times[0]):.3g})" in shown

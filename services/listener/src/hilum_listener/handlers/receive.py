@@ -9,7 +9,7 @@ from enum import IntEnum
 from hilum.adapters.dicom.elements import Encoding, scan
 from hilum.domain.errors import Reject
 from hilum.runtime.logs import Log
-from hilum_listener.handlers.journal import InstanceReceived, JournalWriter, NotJournaled
+from hilum_listener.handlers.journal import InstanceReceived, JournalWriter
 from hilum_listener.handlers.part10 import file_head, is_uid
 from hilum_listener.handlers.spool import Buffers, Spool, Stored, Writing
 
@@ -85,12 +85,7 @@ class Reception:
         if self._refused is not None:
             return self._refused
         try:
-            stored = self._file().commit(self._request.sop_instance_uid)
-            try:
-                self._note(stored)
-            except NotJournaled:
-                self._spool.discard(stored)
-                raise
+            self._file().commit(self._request.sop_instance_uid, self._note)
         except Exception as error:
             return self._fail(error)
         return Status.SUCCESS

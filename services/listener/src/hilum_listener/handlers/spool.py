@@ -7,12 +7,12 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hilum.adapters.folder import SCHEME
-from hilum_listener.handlers.journal import sync_folder
+from hilum_listener.handlers.journal import NotJournaled, sync_folder
 from hilum_listener.settings import Places
 
 Buffers = Sequence[bytes | bytearray | memoryview]
@@ -30,6 +30,9 @@ class Stored:
 
     uri: str
     size: int
+
+
+Journal = Callable[[Stored], None]
 
 
 class Spool:
@@ -97,20 +100,22 @@ class Spool:
             self._run, self._run_pid = secrets.token_hex(8), os.getpid()
         return self._run, next(self._numbers)
 
-    def _keep(self, temporary: str, sop_instance_uid: str) -> str:
-        """Gives the synced file its name and syncs that; returns the key."""
+    def _keep(self, temporary: str, sop_instance_uid: str, size: int, journal: Journal | None) -> Stored:
+        """Gives the synced file its name and syncs that."""
         run, number = self._number()
         digest = hashlib.sha256(sop_instance_uid.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         folder, key = digest[:2], f"{digest[:2]}/{digest}-{run}{number:08x}.dcm"
-        path = f"{self._root}/{key}"
-        os.rename(temporary, path)
+        stored = Stored(SCHEME + key, size)
+        os.rename(temporary, f"{self._root}/{key}")
         try:
+            if journal is not None:
+                journal(stored)
             self._folders[folder].sync()
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        except OSError as error:
+            if journal is None or isinstance(error, NotJournaled):
+                self.discard(stored)  # else the entry may be read, and the file must stay
             raise
-        return key
+        return stored
 
 
 class Writing:
@@ -137,16 +142,20 @@ class Writing:
             self.abandon()
             raise
 
-    def commit(self, sop_instance_uid: str) -> Stored:
+    def commit(self, sop_instance_uid: str, journal: Journal | None = None) -> Stored:
         """Returns when the data and then the name are durable.
 
+        `journal` is called when the file has its name, before that is synced, and syncs an entry: one commit of the file
+        system's journal then holds both, which saves a third of the wait. After a power cut on a file system that
+        keeps no order the entry may name a file that isn't there; nobody was told that it is.
+
         Raises:
-            OSError: they aren't; nothing of the file stays.
+            OSError: they aren't. Nothing of the file stays, unless an entry may name it.
         """
         try:
             os.fdatasync(self._fd)
             self._close()
-            return Stored(SCHEME + self._spool._keep(self._temporary, sop_instance_uid), self.size)
+            return self._spool._keep(self._temporary, sop_instance_uid, self.size, journal)
         except BaseException:
             self.abandon()
             raise

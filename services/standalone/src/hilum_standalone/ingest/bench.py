@@ -107,7 +107,7 @@ def _compile(source: Path, program: Path, *options: str) -> Path:
 
 def rows(senders: Senders) -> list[Row]:
     ours, limit, bare = hilum(), sink(senders.csink), hilum(no_sync=senders.no_sync)
-    peer, plain, tuned = orthanc(), storescp(tuned=False), storescp(tuned=True)
+    peer, plain, tuned = orthanc(prompt=True), storescp(tuned=False), storescp(tuned=True)
     ct, ct4 = senders.blast(material.CT), senders.blast(material.CT, associations=4)
     tiny, tiny4 = senders.blast(material.TINY), senders.blast(material.TINY, associations=4)
     return [
@@ -118,7 +118,7 @@ def rows(senders: Senders) -> list[Row]:
         Row("CT, 4 associations", (ours, peer), ct4, 1 / 4),
         Row("tiny 10 KB x 2000, 1 association", (ours, peer), tiny, 1 / 4),
         Row("tiny, 4 associations", (ours, peer), tiny4, 1 / 4),
-        Row("plain dcmsend, MR x 150", (ours, peer), senders.nagled(), 1 / 50),
+        Row("plain dcmsend, MR x 150", (ours, orthanc(prompt=False)), senders.nagled(), 1 / 50),
         Row("plain dcmsend, MR x 150", (ours, plain), senders.nagled(), 1 / 50),
         Row("CT, 1 association, no syncs", (bare, plain), ct, 1.15),
         Row("CT, 1 association, no syncs", (bare, tuned), ct, 1.0),

@@ -16,6 +16,8 @@ from time import monotonic, sleep
 _PDU = "131072"
 _PATIENCE_S = 30.0
 _REMOVED_AT_ONCE = 50
+_PROMPT = {"TCP_NODELAY": "1"}
+"""What DCMTK's network code looks for, which Orthanc uses too."""
 
 NO_SYNC = """
 int fsync(int fd) { (void)fd; return 0; }
@@ -95,7 +97,9 @@ def sink(program: Path) -> Receiver:
     return Receiver("C sink, durable", lambda folder, port: [str(program), str(port), _PDU, "durable", str(folder)])
 
 
-def orthanc() -> Receiver:
+def orthanc(*, prompt: bool) -> Receiver:
+    """`prompt`: with TCP_NODELAY, without which each of its responses waits 40 ms for an acknowledgement."""
+
     def command(folder: Path, port: int) -> list[str]:
         (folder / "store").mkdir()
         settings = {
@@ -107,7 +111,7 @@ def orthanc() -> Receiver:
         (folder / "orthanc.json").write_text(json.dumps(settings))
         return ["Orthanc", str(folder / "orthanc.json")]
 
-    return Receiver("Orthanc, defaults", command)
+    return Receiver("Orthanc, TCP_NODELAY" if prompt else "Orthanc, defaults", command, _PROMPT if prompt else {})
 
 
 def storescp(*, tuned: bool) -> Receiver:
