@@ -146,7 +146,7 @@ class Writing:
         """Returns when the data and then the name are durable.
 
         `journal` is called when the file has its name, before that is synced, and syncs an entry: one commit of the
-        file system's journal then holds both, which saves a third of the wait. After a power cut on a file system that
+        file system's journal can then hold both. After a power cut on a file system that
         keeps no order the entry may name a file that isn't there; nobody was told that it is.
 
         Raises:
