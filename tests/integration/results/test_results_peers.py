@@ -1,12 +1,9 @@
 """Each answer of a peer has its own end: Orthanc, DCMTK's storescp, an HTTP server and an MLLP listener."""
 
 import io
-import json
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
@@ -14,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from hilum.adapters.sql import tables
 from hilum.testing import results as samples
 from hilum.testing.external import Process, answers, free_port, need
+from hilum.testing.orthanc import orthanc
 from hilum.testing.receivers import Receiver
 from hilum_results.testing import ResultsSite, dicom, fhir_to, hl7_to, nodule
 
@@ -61,33 +59,13 @@ def test_a_fhir_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(
 
 
 def test_orthanc_takes_the_sr_and_gives_the_same_object_back(site: ResultsSite) -> None:
-    program = need("Orthanc", install="orthanc")
-    port, http = free_port(), free_port()
-    configuration = site.folder / "orthanc.json"
-    configuration.write_text(
-        json.dumps(
-            {
-                "DicomAet": "PACS",
-                "DicomPort": port,
-                "HttpPort": http,
-                "RemoteAccessAllowed": False,
-                "AuthenticationEnabled": False,
-                "StorageDirectory": str(site.folder / "orthanc"),
-                "IndexDirectory": str(site.folder / "orthanc"),
-                "DicomAlwaysAllowStore": True,
-                "Plugins": [],
-            }
-        )
-    )
-    with Process([program, configuration], log=site.folder / "orthanc.log") as orthanc:
-        orthanc.wait_until(lambda: answers(port) and answers(http))
-        with site.running(dicom(port)):
+    with orthanc(site.folder) as pacs:
+        with site.running(dicom(pacs.dicom_port)):
             site.publish(nodule())
             site.wait("pacs", "accepted")
-        with closing(httpx.Client(base_url=f"http://127.0.0.1:{http}", trust_env=False)) as client:
-            ids = client.get("/instances").json()
-            assert len(ids) == 1
-            report = pydicom.dcmread(io.BytesIO(client.get(f"/instances/{ids[0]}/file").content))
+        files = pacs.files()
+    assert len(files) == 1
+    report = pydicom.dcmread(io.BytesIO(files[0]))
     assert report.SOPInstanceUID == pydicom.dcmread(io.BytesIO(site.content("sr"))).SOPInstanceUID
     assert str(report.PatientName) == samples.HEADER.patient.name
     assert report.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian

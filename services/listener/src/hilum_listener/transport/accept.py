@@ -59,14 +59,6 @@ class FastServer(TlsServer):
     open_reception: OpenReception | None = None
     daemon_threads = True
 
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        if self.ssl_context is not None:
-            return super().get_request()
-        if self.socket is None:
-            raise OSError("not listening")
-        connection, address = self.socket.accept()
-        return connection, address
-
     def process_request(self, request: Any, client_address: Any) -> None:
         if threading.active_count() > _MAX_THREADS:
             self.shutdown_request(request)

@@ -7,12 +7,14 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 
 class TlsServer(ThreadedAssociationServer):
-    """Accepts without waiting for the handshake: one caller that stalls in it must not hold up the others."""
+    """Accepts without waiting for a handshake: one caller that stalls in it must not hold up the others."""
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        if self.socket is None or self.ssl_context is None:
+        if self.socket is None:
             raise OSError("not listening")
         connection, address = self.socket.accept()
+        if self.ssl_context is None:
+            return connection, address
         try:
             wrapped = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         except BaseException:
@@ -26,7 +28,6 @@ def shake_hands(connection: ssl.SSLSocket, *, timeout_s: float) -> str:
     before = connection.gettimeout()
     connection.settimeout(timeout_s)
     try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.do_handshake()
     except ssl.SSLError as error:
         return (error.reason or type(error).__name__).lower().replace("_", " ")
