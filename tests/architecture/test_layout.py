@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,34 @@ def test_no_file_outside_modelops_imports_torch() -> None:
     torch = re.compile(r"^\s*(import|from) (torch|transformers)\b", re.M)
     importing = [m for m in MODULES if "hilum_modelops" not in m.parts and torch.search(m.read_text())]
     assert [str(m.relative_to(ROOT)) for m in importing] == []
+
+
+def required(name: str) -> set[str]:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return {re.sub(r"[-_.]+", "-", line).lower() for line in re.findall(r"^([A-Za-z0-9._-]+)==", text, re.M)}
+
+
+def imported(module: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    froms = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in plain | froms}
+
+
+def test_every_import_comes_from_a_pinned_requirement() -> None:
+    """A package that happens to lie in one developer's environment is missing on every other machine."""
+    ours = {package.name for package in PACKAGES}
+    pinned = required("product") | required("test") | required("fuzz")
+    origins = packages_distributions()
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if "fixtures" not in path.parts]
+    beside = {path.stem for path in tests}
+    unpinned = {}
+    for module in [*MODULES, *tests]:
+        offline = "modelops" in str(module) or "tools" in module.parts
+        foreign = imported(module) - set(sys.stdlib_module_names) - ours - beside
+        allowed = pinned | (required("train") if offline else set())
+        for name in sorted(foreign):
+            known = {re.sub(r"[-_.]+", "-", origin).lower() for origin in origins.get(name, [name])}
+            if not known & allowed:
+                unpinned[str(module.relative_to(ROOT))] = name
+    assert unpinned == {}
