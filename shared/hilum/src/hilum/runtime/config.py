@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hilum.domain.inference import Lane, Task, TaskKind
 from hilum.domain.routing import Rule
 from hilum.domain.worklist import Limits
+from hilum.runtime.cluster import Cluster
 from hilum.runtime.toml_lines import key_lines, line_of
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]  # PS3.5 6.2, no backslash
@@ -226,7 +227,7 @@ NANO_RULE = RuleConfig(
 
 
 class Site(Part):
-    """The whole of `hilum.toml`."""
+    """The whole of `hilum.toml`. Without `cluster` everything runs on this machine, from its data folder."""
 
     ae_title: AeTitle = "HILUM"
     time_zone: str = "UTC"
@@ -241,6 +242,7 @@ class Site(Part):
     model: Model = Model()
     worker: Worker = Worker()
     results: Results = Results()
+    cluster: Cluster | None = None
 
     @field_validator("time_zone")
     @classmethod
