@@ -46,6 +46,33 @@ class SeriesItem(Message):
     description: str
     instances: tuple[InstanceItem, ...]
 
+    def to_domain(self) -> domain_study.Series:
+        items = tuple(
+            domain_study.Instance(**{name: getattr(i, name) for name in InstanceItem.model_fields})
+            for i in self.instances
+        )
+        return domain_study.Series(self.series_instance_uid, self.modality, self.body_part, self.description, items)
+
+    @classmethod
+    def from_domain(cls, series: domain_study.Series) -> "SeriesItem":
+        return cls(
+            series_instance_uid=series.series_instance_uid,
+            modality=series.modality,
+            body_part=series.body_part,
+            description=series.description,
+            instances=tuple(
+                InstanceItem(**{name: getattr(i, name) for name in InstanceItem.model_fields}) for i in series.instances
+            ),
+        )
+
+
+class PriorStudyItem(Message):
+    """An earlier study that was fetched because a rule asked for it. `study_date`: `YYYYMMDD`."""
+
+    study_instance_uid: Uid
+    study_date: str
+    series: tuple[SeriesItem, ...]
+
 
 class StudyReady(Message):
     """A revision of a study is complete. Owner: listener/assemble."""
@@ -59,55 +86,43 @@ class StudyReady(Message):
     last_received_at: AwareDatetime
     completed_at: AwareDatetime
     complete_reason: str
+    priors: tuple[PriorStudyItem, ...] = ()
 
     def to_domain(self) -> domain_study.StudyRevision:
-        series = tuple(
-            domain_study.Series(
-                s.series_instance_uid,
-                s.modality,
-                s.body_part,
-                s.description,
-                tuple(
-                    domain_study.Instance(**{name: getattr(i, name) for name in InstanceItem.model_fields})
-                    for i in s.instances
-                ),
-            )
-            for s in self.series
-        )
         return domain_study.StudyRevision(
             study_instance_uid=self.study_instance_uid,
             revision=self.revision,
-            series=series,
+            series=tuple(s.to_domain() for s in self.series),
             description=self.description,
             order_priority=self.order_priority,
             last_received_at=self.last_received_at,
             completed_at=self.completed_at,
             complete_reason=self.complete_reason,
+            priors=tuple(
+                domain_study.PriorStudy(p.study_instance_uid, p.study_date, tuple(s.to_domain() for s in p.series))
+                for p in self.priors
+            ),
         )
 
     @classmethod
     def from_domain(cls, study: domain_study.StudyRevision) -> "StudyReady":
-        series = tuple(
-            SeriesItem(
-                series_instance_uid=s.series_instance_uid,
-                modality=s.modality,
-                body_part=s.body_part,
-                description=s.description,
-                instances=tuple(
-                    InstanceItem(**{name: getattr(i, name) for name in InstanceItem.model_fields}) for i in s.instances
-                ),
-            )
-            for s in study.series
-        )
         return cls(
             study_instance_uid=study.study_instance_uid,
             revision=study.revision,
-            series=series,
+            series=tuple(SeriesItem.from_domain(s) for s in study.series),
             description=study.description,
             order_priority=study.order_priority,
             last_received_at=study.last_received_at,
             completed_at=study.completed_at,
             complete_reason=study.complete_reason,
+            priors=tuple(
+                PriorStudyItem(
+                    study_instance_uid=p.study_instance_uid,
+                    study_date=p.study_date,
+                    series=tuple(SeriesItem.from_domain(s) for s in p.series),
+                )
+                for p in study.priors
+            ),
         )
 
 
@@ -129,6 +144,23 @@ class ImageItem(Message):
         return cls(**{name: getattr(image, name) for name in cls.model_fields})
 
 
+class PriorItem(Message):
+    """Images of an earlier study, for comparison. `study_date`: `YYYYMMDD`."""
+
+    study_instance_uid: Uid
+    study_date: str
+    images: tuple[ImageItem, ...]
+
+    def to_domain(self) -> domain_inference.PriorReference:
+        images = tuple(i.to_domain() for i in self.images)
+        return domain_inference.PriorReference(self.study_instance_uid, self.study_date, images)
+
+    @classmethod
+    def from_domain(cls, prior: domain_inference.PriorReference) -> "PriorItem":
+        images = tuple(ImageItem.from_domain(i) for i in prior.images)
+        return cls(study_instance_uid=prior.study_instance_uid, study_date=prior.study_date, images=images)
+
+
 class TaskItem(Message):
     kind: TaskKind
     question: str = ""
@@ -146,6 +178,7 @@ class InferenceRequested(Message):
     rule: str
     last_received_at: AwareDatetime
     requested_at: AwareDatetime
+    priors: tuple[PriorItem, ...] = ()
 
     def to_domain(self) -> domain_inference.InferenceRequest:
         return domain_inference.InferenceRequest(
@@ -157,6 +190,7 @@ class InferenceRequested(Message):
             rule=self.rule,
             last_received_at=self.last_received_at,
             requested_at=self.requested_at,
+            priors=tuple(p.to_domain() for p in self.priors),
         )
 
     @classmethod
@@ -170,6 +204,7 @@ class InferenceRequested(Message):
             rule=request.rule,
             last_received_at=request.last_received_at,
             requested_at=request.requested_at,
+            priors=tuple(PriorItem.from_domain(p) for p in request.priors),
         )
 
 

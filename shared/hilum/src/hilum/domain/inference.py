@@ -47,7 +47,18 @@ class ImageReference:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorReference:
+    """Images of an earlier study of the same patient, for comparison. `study_date`: `YYYYMMDD`."""
+
+    study_instance_uid: str
+    study_date: str
+    images: tuple[ImageReference, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
+    """`priors`, newest first, are there for models that compare; a model may leave them aside, as MedMO-Nano does."""
+
     study_instance_uid: str
     revision: int
     lane: Lane
@@ -56,6 +67,7 @@ class InferenceRequest:
     rule: str
     last_received_at: datetime
     requested_at: datetime
+    priors: tuple[PriorReference, ...] = ()
 
     @property
     def request_id(self) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task
-from hilum.domain.study import Complete, Instance, OrderPriority, Series, StudyRevision, Wait
+from hilum.domain.inference import ImageReference, InferenceRequest, Lane, PriorReference, Task
+from hilum.domain.study import Complete, Instance, OrderPriority, PriorStudy, Series, StudyRevision, Wait
 
 _ORDER_LANE = {
     OrderPriority.STAT: Lane.STAT,
@@ -28,6 +28,16 @@ _FOR_PROCESSING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class PriorsWanted:
+    """How many earlier studies are fetched, how many days old they may be, and until how long after the study's
+    last image it waits for them."""
+
+    studies: int
+    within_days: int
+    wait: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule of `hilum.toml`. Empty lists match everything; comparisons ignore case.
 
@@ -39,6 +49,7 @@ class Rule:
         lane: the lane, or None to follow the order's priority.
         max_images: how many images are sent to the model; the first by instance number.
         early: it starts on the first series that it takes, before the study is complete.
+        priors: the earlier studies that are fetched for a study it takes, None for none.
     """
 
     name: str
@@ -50,6 +61,7 @@ class Rule:
     lane: Lane | None
     max_images: int
     early: bool = False
+    priors: PriorsWanted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +81,7 @@ def route(study: StudyRevision, rules: Sequence[Rule], *, now: datetime) -> Rout
     """The first rule that takes an image of the study decides; without one, the reason says what was there."""
     misses: list[str] = []
     for rule in rules:
-        matched: list[_Image] = []
-        for series in study.series:
-            miss = _why_not(rule, series, study.description)
-            if miss:
-                misses.append(miss)
-            else:
-                matched.extend(_images(series))
-        taken, left_out = _choose(rule, matched)
+        taken, left_out = _take(rule, study.series, study.description, misses)
         if taken:
             request = InferenceRequest(
                 study_instance_uid=study.study_instance_uid,
@@ -87,12 +92,47 @@ def route(study: StudyRevision, rules: Sequence[Rule], *, now: datetime) -> Rout
                 rule=rule.name,
                 last_received_at=study.last_received_at,
                 requested_at=now,
+                priors=tuple(prior for one in study.priors if (prior := _prior(rule, one)) is not None),
             )
             takes = f"rule '{rule.name}' takes {_count(taken, 'image')}"
             return Routed(request, f"{takes}; left out: {', '.join(left_out)}" if left_out else takes)
         if left_out:
             misses.append(f"nothing but {', '.join(left_out)} (rule '{rule.name}')")
     return NotApplicable(_reason(misses))
+
+
+def _take(
+    rule: Rule, series: Sequence[Series], description: str, misses: list[str]
+) -> "tuple[list[_Image], list[str]]":
+    """The images that the rule takes, and in words those of its series that it leaves out; adds to the misses."""
+    matched: list[_Image] = []
+    for one in series:
+        miss = _why_not(rule, one, description)
+        if miss:
+            misses.append(miss)
+        else:
+            matched.extend(_images(one))
+    return _choose(rule, matched)
+
+
+def _prior(rule: Rule, prior: PriorStudy) -> PriorReference | None:
+    """Of an earlier study what the rule would take of a new one; None when that is nothing."""
+    taken, _ = _take(rule, prior.series, "", [])
+    if not taken:
+        return None
+    return PriorReference(prior.study_instance_uid, prior.study_date, tuple(_reference(image) for image in taken))
+
+
+def rule_of(study: StudyRevision, rules: Sequence[Rule]) -> Rule | None:
+    """The rule that `route` would apply to what is here of the study."""
+    return next((rule for rule in rules if _take(rule, study.series, study.description, [])[0]), None)
+
+
+def body_parts_of(study: StudyRevision, rule: Rule) -> tuple[frozenset[str], frozenset[str]]:
+    """Modalities and stated body parts, in capitals, of the series that the rule takes: what an earlier study has to
+    share. A series whose part only a description names states none."""
+    taken = [series for series in study.series if not _why_not(rule, series, study.description)]
+    return _upper(s.modality for s in taken if s.modality), _upper(s.body_part for s in taken if s.body_part)
 
 
 STARTED_EARLY = "started early"

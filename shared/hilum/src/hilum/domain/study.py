@@ -71,6 +71,15 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorStudy:
+    """An earlier study of the same patient that was fetched because a rule asked for it. `study_date`: `YYYYMMDD`."""
+
+    study_instance_uid: str
+    study_date: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StudyRevision:
     """What is known of a study when it was declared complete: the input of routing. No patient identity in it."""
 
@@ -82,6 +91,7 @@ class StudyRevision:
     last_received_at: datetime
     completed_at: datetime
     complete_reason: str
+    priors: tuple[PriorStudy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

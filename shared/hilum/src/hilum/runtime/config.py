@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from hilum.domain.inference import Lane, Task, TaskKind
-from hilum.domain.routing import Rule
+from hilum.domain.routing import PriorsWanted, Rule
 from hilum.domain.worklist import Limits
 from hilum.runtime.cluster import Cluster
 from hilum.runtime.toml_lines import key_lines, line_of
@@ -103,6 +103,10 @@ class Retention(Part):
 
 
 class RuleConfig(Part):
+    """`priors`: so many earlier studies of the patient are fetched, none older than `priors_within_days` before the
+    study; the study waits for them until `priors_wait_s` after its last image.
+    """
+
     name: str = Field(min_length=1, max_length=100)
     modalities: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
@@ -113,6 +117,9 @@ class RuleConfig(Part):
     lane: Lane | Literal["by order"] = "by order"
     max_images: int = Field(default=4, ge=1, le=32)
     start: Literal["complete study", "first series"] = "complete study"
+    priors: int = Field(default=0, ge=0, le=20)
+    priors_within_days: int = Field(default=1825, ge=1, le=36_500)
+    priors_wait_s: float = Field(default=30.0, ge=0, le=3600)
 
     def to_domain(self) -> Rule:
         tasks = [Task(TaskKind(kind)) for kind in dict.fromkeys(self.tasks)]
@@ -127,6 +134,9 @@ class RuleConfig(Part):
             lane=self.lane if isinstance(self.lane, Lane) else None,
             max_images=self.max_images,
             early=self.start == "first series",
+            priors=PriorsWanted(self.priors, self.priors_within_days, timedelta(seconds=self.priors_wait_s))
+            if self.priors
+            else None,
         )
 
 
@@ -160,14 +170,53 @@ class Hl7Destination(Destination):
     timeout_s: Seconds = 30.0
 
 
-class DicomArchive(Part):
-    """A PACS that Hilum asks by C-FIND how many images a study has."""
-
+class ArchivePart(Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    timeout_s: Seconds = 30.0
+
+
+class DicomArchive(ArchivePart):
+    """A PACS that Hilum asks by C-FIND how many images a study has, and from which it may retrieve."""
+
+    kind: Literal["dicom"] = "dicom"
     ae_title: AeTitle
     host: str
     port: Port
-    timeout_s: Seconds = 30.0
+    retrieve: Literal["none", "c-get", "c-move"] = "none"
+
+
+class DicomwebArchive(ArchivePart):
+    """The same by QIDO-RS and WADO-RS. `url`: where `/studies` lies below."""
+
+    kind: Literal["dicomweb"]
+    url: str = Field(pattern=r"^https?://")
+    retrieve: Literal["none", "wado-rs"] = "none"
+
+
+def _archive_kind(value: object) -> str:
+    """Files of 0.2 name no kind."""
+    kind = value.get("kind", "dicom") if isinstance(value, dict) else getattr(value, "kind", None)
+    return str(kind)
+
+
+AnyArchive = Annotated[
+    Annotated[DicomArchive, Tag("dicom")] | Annotated[DicomwebArchive, Tag("dicomweb")], Discriminator(_archive_kind)
+]
+
+
+class Fetch(Part):
+    """What Hilum retrieves of archives: missing images `grace_s` after the last one came, and earlier studies.
+
+    `max_instances` and `max_mb` bound what is taken for one study.
+    """
+
+    grace_s: Seconds = 10.0
+    attempts: int = Field(default=6, ge=1, le=100)
+    first_retry_s: Seconds = 5.0
+    longest_retry_s: Seconds = 300.0
+    lease_s: Seconds = 60.0
+    max_instances: int = Field(default=2000, ge=1, le=100_000)
+    max_mb: int = Field(default=4096, ge=1, le=1_000_000)
 
 
 AnyDestination = Annotated[DicomDestination | FhirDestination | Hl7Destination, Field(discriminator="kind")]
@@ -208,7 +257,12 @@ class Worker(Part):
 
 
 class Results(Part):
-    lease_s: Seconds = 60.0
+    """`lease_s`: how long a delivery is held for a process that shows no life. `in_flight`: how many may be under way
+    at one destination, over all processes of a cluster; on one machine deliveries to a destination follow each other.
+    """
+
+    lease_s: Annotated[float, Field(ge=1, le=86_400)] = 6.0
+    in_flight: int = Field(default=2, ge=1, le=64)
     first_retry_s: Seconds = 1.0
     longest_retry_s: Seconds = 300.0
     keep_events_days: float = Field(default=7.0, ge=1, le=3650)
@@ -236,7 +290,8 @@ class Site(Part):
     retention: Retention = Retention()
     peers: tuple[Peer, ...] = ()
     rules: tuple[RuleConfig, ...] = (NANO_RULE,)
-    archives: tuple[DicomArchive, ...] = ()
+    archives: tuple[AnyArchive, ...] = ()
+    fetch: Fetch = Fetch()
     destinations: tuple[AnyDestination, ...] = ()
     worklist: Worklist = Worklist()
     model: Model = Model()
@@ -265,6 +320,11 @@ class Site(Part):
             if twice:
                 raise ValueError(f"two {what} are named '{twice[0].strip()}'")
         return self
+
+    @property
+    def retrieves(self) -> bool:
+        """True when Hilum may fetch from an archive."""
+        return any(archive.retrieve != "none" for archive in self.archives)
 
     @property
     def domain_rules(self) -> tuple[Rule, ...]:
@@ -302,7 +362,7 @@ def _explain(error: ValidationError, text: str, name: str) -> str:
     lines = key_lines(text)
     found = []
     for item in error.errors():
-        location = tuple(part for part in item["loc"] if part not in ("dicom", "fhir", "hl7"))
+        location = tuple(part for part in item["loc"] if part not in ("dicom", "dicomweb", "fhir", "hl7"))
         line = line_of(lines, location)
         key = ".".join(str(part) for part in location) or "the file"
         message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]

@@ -3,9 +3,6 @@
 Times are aware and stored as UTC microseconds since 1970 (integers sort and compare the same in every database).
 """
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -16,45 +13,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Instant(TypeDecorator[datetime]):
-    """An aware datetime as integer microseconds since 1970 UTC."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone can't be stored")
-        return (value - _EPOCH) // timedelta(microseconds=1)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=int(value))
-
-
-_RowId = BigInteger().with_variant(Integer, "sqlite")
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-    }
-)
+from hilum.adapters.sql.columns import Instant as Instant
+from hilum.adapters.sql.columns import RowId as _RowId
+from hilum.adapters.sql.columns import metadata as metadata
 
 # --- listener/assemble ------------------------------------------------------------------------------------------------
 
@@ -232,6 +199,33 @@ committed_elsewhere = Table(
     Column("failure_reason", Integer),  # PS3.3 C.14.1.1; null: committed
     Column("reported_at", Instant, nullable=False),
     comment="listener/assemble: what others answer for, from their N-EVENT-REPORTs",
+)
+
+# --- listener/fetch ---------------------------------------------------------------------------------------------------
+
+retrievals = Table(
+    "retrievals",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),  # the study for which it is asked
+    Column("kind", String(8), primary_key=True),  # missing, search (for earlier studies), prior
+    Column("target_uid", String(64), primary_key=True),  # the study that is retrieved or searched from
+    Column("state", String(8), nullable=False),  # asked, running, done, failed
+    Column("attempts", Integer, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("lease_until", Instant),
+    Column("due_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("archive", String(64), nullable=False),  # its name in hilum.toml; empty: any
+    Column("sender_ae", String(16), nullable=False),  # who sends what C-MOVE asked for; empty: Hilum fetches itself
+    Column("instances", JSON, nullable=False),  # SOP Instance UIDs asked for, put down before they are
+    Column("came", Integer, nullable=False),  # how many of them are in the index
+    Column("study_date", String(8), nullable=False),  # of an earlier study, YYYYMMDD
+    Column("asked_at", Instant, nullable=False),
+    Column("started_at", Instant),  # first attempt
+    Column("finished_at", Instant),
+    Index("ix_retrievals_state", "state", "due_at"),
+    Index("ix_retrievals_target", "target_uid", "kind"),
+    comment="listener/fetch: what it asks archives for; assemble only reads",
 )
 
 # --- listener/route ---------------------------------------------------------------------------------------------------
