@@ -1,58 +1,59 @@
-"""Opening the database and running transactions."""
+"""Opening the database, SQLite or PostgreSQL, and running transactions."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import psycopg
 import sqlalchemy
-from sqlalchemy import Connection, Engine, create_engine, event
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from hilum.adapters.sql import postgresql, sqlite
 from hilum.domain.errors import Busy
+from hilum.runtime.cluster import Cluster
 
-_BUSY_TIMEOUT_MS = 15_000
-_MAY_PASS = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_PROTOCOL,  # the locks of the WAL were contended for too long
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,  # the folder is away, or this process has no descriptor left
-    }
-)
-"""Primary result codes (https://sqlite.org/rescode.html) that the same statement may not meet again. With all others
-(wrong SQL or schema, a corrupt or read-only file, a broken constraint) waiting would hide the trouble for ever."""
+_TRIES = 5
+T = TypeVar("T")
+
+
+class Conflict(Busy):
+    """Another transaction was in the way (serialization, deadlock). Nothing was written; the same may succeed now."""
 
 
 def database_path(data: Path) -> Path:
     return data / "hilum.db"
 
 
-def open_database(path: Path) -> Engine:
-    """The engine of one SQLite file: WAL, synchronous=FULL, so that a commit survives a kill and a power cut."""
-    engine = create_engine(
-        f"sqlite:///{path}",
-        connect_args={"check_same_thread": False},
-        hide_parameters=True,  # an error's text reaches logs, and the parameters name patients
-    )
+def open_database(
+    place: Path | str, *, password: SecretStr | None = None, application: str = "hilum", pool_size: int = 10
+) -> Engine:
+    """The engine of a SQLite file (a path) or of a PostgreSQL database (a URL without a password).
 
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # transactions begin where `transaction` says, not where the driver guesses
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+    Neither is met before it is used. `password`, `application` and `pool_size` are for PostgreSQL.
+    """
+    if isinstance(place, Path):
+        return sqlite.open_sqlite(place)
+    return postgresql.open_postgresql(place, password=password, application=application, pool_size=pool_size)
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        connection.exec_driver_sql("BEGIN" if options.get("hilum_read_only") else "BEGIN IMMEDIATE")
 
-    return engine
+def open_state(data: Path, cluster: Cluster | None, *, application: str) -> Engine:
+    """Where this site keeps its state: the cluster's PostgreSQL, or SQLite in the data folder.
+
+    Raises:
+        SecretMissing: the file of the password can't be read.
+    """
+    if cluster is None:
+        return open_database(database_path(data))
+    return open_database(cluster.database, password=cluster.database_password(), application=application)
+
+
+def is_postgresql(of: Engine | Connection) -> bool:
+    return of.dialect.name == "postgresql"
 
 
 @contextmanager
@@ -60,11 +61,31 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """One write transaction; commits at the end, rolls back on any exception.
 
     Raises:
-        Busy: the database can't be reached, stays locked or has no room. Nothing was written.
+        Busy: the database can't be reached, stays locked or has no room. Nothing was written; only when the
+            connection broke during the commit itself it may have been, so what follows must stand being repeated.
+        Conflict: as Busy, because of another transaction.
         DBAPIError: everything else that the database says; it won't pass by itself.
     """
     with passing_trouble_is_busy(), engine.begin() as connection:
         yield connection
+
+
+def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """What `work` returns, from one write transaction; `work` runs again when another transaction was in the way.
+
+    So `work` must be a function of its inputs and of what the connection says.
+
+    Raises:
+        Busy, DBAPIError: as in `transaction`.
+    """
+    for _try in range(_TRIES - 1):
+        try:
+            with transaction(engine) as connection:
+                return work(connection)
+        except Conflict:
+            continue
+    with transaction(engine) as connection:
+        return work(connection)
 
 
 @contextmanager
@@ -75,8 +96,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
         Busy: the database can't be reached.
         DBAPIError: as in `transaction`.
     """
-    with passing_trouble_is_busy(), engine.connect().execution_options(hilum_read_only=True) as connection:
-        yield connection
+    if is_postgresql(engine):
+        with passing_trouble_is_busy(), postgresql.read_only(engine).connect() as connection:
+            yield connection
+    else:
+        with passing_trouble_is_busy(), engine.connect().execution_options(hilum_read_only=True) as connection:
+            yield connection
 
 
 @contextmanager
@@ -84,25 +109,40 @@ def passing_trouble_is_busy() -> Iterator[None]:
     """Turns trouble that may pass by itself into Busy, and lets all other errors through."""
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:
-        if may_pass(error):
-            raise Busy(f"the database is away: {trouble(error)}") from error
-        raise
+    except PoolTimeout as error:
+        raise Busy("every connection to the database is in use") from error
+    except (DBAPIError, sqlite3.Error, psycopg.Error) as error:
+        if not may_pass(error):
+            raise
+        said = _said(error)
+        if isinstance(said, psycopg.Error) and postgresql.is_conflict(said):
+            raise Conflict(f"another transaction was in the way: {trouble(error)}") from error
+        raise Busy(f"the database is away: {trouble(error)}") from error
 
 
-def may_pass(error: DBAPIError | sqlite3.Error) -> bool:
-    """True for a lock, a full disk, an I/O error or a file that can't be opened."""
-    code = getattr(_said(error), "sqlite_errorcode", None)  # the driver's own errors have none
-    return code is not None and code & 0xFF in _MAY_PASS  # the low byte is the primary code
+def may_pass(error: DBAPIError | sqlite3.Error | psycopg.Error) -> bool:
+    """True when the same may succeed later: the database is away, locked, full or stopping, or had a conflict."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    match _said(error):
+        case sqlite3.Error() as said:
+            return sqlite.may_pass(said)
+        case psycopg.Error() as said:
+            return postgresql.may_pass(said)
+    return False
 
 
-def trouble(error: DBAPIError | sqlite3.Error) -> str:
-    """The error in SQLite's own name, such as `SQLITE_BUSY`; without its text, which may quote a value."""
-    said = _said(error)
-    return str(getattr(said, "sqlite_errorname", None) or type(said).__name__)
+def trouble(error: DBAPIError | sqlite3.Error | psycopg.Error) -> str:
+    """The error in the database's own name, such as `SQLITE_BUSY`; without its text, which may quote a value."""
+    match _said(error):
+        case sqlite3.Error() as said:
+            return sqlite.trouble(said)
+        case psycopg.Error() as said:
+            return postgresql.trouble(said)
+    return type(_said(error)).__name__
 
 
-def _said(error: DBAPIError | sqlite3.Error) -> BaseException | None:
+def _said(error: DBAPIError | sqlite3.Error | psycopg.Error) -> BaseException | None:
     return error.orig if isinstance(error, DBAPIError) else error
 
 
