@@ -1,0 +1,118 @@
+"""Apache Kafka for tests: one broker that is its own controller (KRaft), on free ports, in a temporary folder.
+
+Its jars lie where `tests/tools/install-services` puts them. It can be killed and started again with the same data.
+"""
+
+import base64
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hilum.testing.external import Process, answers, free_port, missing, need
+
+_JAVA = (
+    *("-Xms64m", "-Xmx256m"),
+    *("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),  # starts in half the time
+    *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=true"),
+)
+
+
+class Kafka:
+    """A broker that can be stopped, killed, paused (`process.popen`) and started again on the same port and folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Formats the storage under `folder`, which exists and is empty."""
+        self.folder = folder
+        self.port = free_port()
+        self._java = need("java", install="default-jre-headless")
+        self._jars = _jars()
+        self._process: Process | None = None
+        self._settings = folder / "server.properties"
+        self._settings.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = self._command("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise AssertionError(f"Kafka's storage could not be formatted:\n{done.stderr[-2000:]}")
+
+    @property
+    def bootstrap(self) -> tuple[str, ...]:
+        """As `[cluster] kafka` in `hilum.toml`."""
+        return (f"127.0.0.1:{self.port}",)
+
+    @property
+    def process(self) -> Process:
+        """The running broker."""
+        if self._process is None:
+            raise AssertionError("the Kafka broker is not running")
+        return self._process
+
+    def start(self) -> None:
+        """Returns when it accepts connections."""
+        command = self._command("kafka.Kafka", str(self._settings))
+        self._process = Process(command, log=self.folder / "log", cwd=self.folder)
+        self._process.wait_until(lambda: answers(self.port), timeout_s=60)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it."""
+        self.process.kill()
+        self._process = None
+
+    def stop(self) -> None:
+        """Ends it if it runs; its data are for nobody any more, so it isn't asked to put them in order."""
+        if self._process is not None:
+            self.kill()
+
+    def _command(self, main: str, *arguments: str) -> list[str]:
+        # It ends with the process that started it, however that ends.
+        return ["setpriv", "--pdeathsig", "KILL", "--", self._java, *_JAVA, "-cp", self._jars, main, *arguments]
+
+    def _properties(self) -> dict[str, object]:
+        controller = free_port()
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": self.folder / "data",
+            "auto.create.topics.enable": "false",  # `hilum topics` makes them
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,  # tests kill members and wait for their sessions to end
+            "broker.session.timeout.ms": 1500,  # a killed broker registers again once its session has ended
+            "broker.heartbeat.interval.ms": 300,
+            "log.cleaner.dedupe.buffer.size": 2_097_152,
+        }
+
+
+@contextmanager
+def kafka(folder: Path) -> Iterator[Kafka]:
+    """A running broker; stopped in the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    broker = Kafka(folder)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+def _jars() -> str:
+    """The class path: the newest of the versions that are there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hilum"
+    folders = sorted(path.parent for path in cache.glob("kafka-*/kafka_2.13-*.jar") if path.parent.suffix != ".part")
+    if not folders:
+        missing("Apache Kafka", "tests/tools/install-services (needs Maven)")
+    return f"{folders[-1]}/*"
