@@ -70,7 +70,7 @@ def claim(engine: Engine, destination: str, served: Served = BOTH) -> deliveries
 
 def reconcile(engine: Engine, served: Served) -> tuple[int, int]:
     with transaction(engine) as connection:
-        return parked.park_unserved(connection, served), parked.resume_served(connection, served, now=LATER)
+        return parked.park_unserved(connection, served, now=LATER), parked.resume_served(connection, served, now=LATER)
 
 
 def refuse(engine: Engine, destination: str) -> deliveries.Parcel:
@@ -96,6 +96,9 @@ def test_what_waits_for_a_destination_that_was_removed_is_parked_with_the_reason
 
 def test_what_was_being_sent_when_its_destination_was_removed_is_parked_as_well(engine: Engine) -> None:
     assert claim(engine, "ris") is not None
+    assert reconcile(engine, {"pacs": Format.SR}) == (0, 0)  # a process that runs is sending it
+    with transaction(engine) as connection:
+        deliveries.release_claims(connection, now=LATER)
     assert reconcile(engine, {"pacs": Format.SR}) == (1, 0)
     assert rows(engine)["ris"] == ("parked", parked.GONE)
 

@@ -3,14 +3,20 @@
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hilum.domain.results import Format
 from hilum.runtime.config import AnyDestination, DicomDestination, FhirDestination, Hl7Destination, Site
 
 
 class Settings(BaseModel):
-    """`lease`: how long a claimed delivery is another's before it is tried again; longer than any timeout."""
+    """What one process of the results service is told.
+
+    Attributes:
+        lease: how long a claim holds without a sign of life from its process, which renews it while it sends.
+        in_flight: how many deliveries may be under way at one destination, over all processes.
+        overdue: what has been due for so long and nobody took is delivered by the sweep itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,22 +25,24 @@ class Settings(BaseModel):
     time_zone: str = "UTC"
     institution: str = ""
     destinations: tuple[AnyDestination, ...] = ()
-    lease: timedelta = timedelta(seconds=60)
+    lease: timedelta = timedelta(seconds=6)
+    in_flight: int = Field(default=2, ge=1)
+    overdue: timedelta = timedelta(seconds=2)
     first_retry: timedelta = timedelta(seconds=1)
     longest_retry: timedelta = timedelta(seconds=300)
     keep_events: timedelta = timedelta(days=7)
 
     @classmethod
     def of(cls, site: Site, *, data: Path) -> "Settings":
-        """From `hilum.toml`. A lease outlasts the slowest destination's timeout, so a slow peer gets nothing twice."""
-        slowest_s = max((d.timeout_s for d in site.destinations), default=0.0)
+        """From `hilum.toml`."""
         return cls(
             data=data,
             ae_title=site.ae_title,
             time_zone=site.time_zone,
             institution=site.institution,
             destinations=site.destinations,
-            lease=timedelta(seconds=max(site.results.lease_s, 4 * slowest_s + 5)),
+            lease=timedelta(seconds=site.results.lease_s),
+            in_flight=site.results.in_flight,
             first_retry=timedelta(seconds=site.results.first_retry_s),
             longest_retry=timedelta(seconds=site.results.longest_retry_s),
             keep_events=timedelta(days=site.results.keep_events_days),
@@ -44,6 +52,10 @@ class Settings(BaseModel):
     def served(self) -> dict[str, Format]:
         """The destinations by name, each with its format."""
         return {destination.name: format_of(destination) for destination in self.destinations}
+
+    def longest_send(self, destination: AnyDestination) -> timedelta:
+        """Longer than any attempt takes that ends by its own timeouts: connecting, asking, sending, waiting."""
+        return timedelta(seconds=4 * destination.timeout_s + 5)
 
 
 def format_of(destination: AnyDestination) -> Format:

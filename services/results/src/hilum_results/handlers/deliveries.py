@@ -1,7 +1,8 @@
 """Delivery rows: claimed by lease with a fencing token, settled once, superseded by a newer revision.
 
-A claim raises the token, and only the holder of the current token may settle. A process that was killed or hung while
-it held a claim loses it when the lease ends; the next claim sends the same bytes under the same identity.
+A claim raises the token, and only the holder of the current token may settle. The holder renews its lease while it
+sends; a process that was killed or hangs loses the claim when the lease ends, and the next claim sends the same bytes
+under the same identity. One study has one delivery under way at a destination, so revisions arrive in their order.
 """
 
 from dataclasses import dataclass
@@ -38,26 +39,40 @@ class Parcel:
 
 
 def claim(
-    connection: Connection, destination: str, format_: Format, *, simulation: bool, now: datetime, lease: timedelta
+    connection: Connection,
+    destination: str,
+    format_: Format,
+    *,
+    simulation: bool,
+    now: datetime,
+    lease: timedelta,
+    in_flight: int = 1,
+    waiting_since: datetime | None = None,
 ) -> Parcel | None:
-    """Takes the delivery in this format that is due longest at this destination, or None.
+    """Takes the delivery in this format that is due longest at this destination; None when nothing may be sent now.
 
     A simulator's result that is queued for a destination that is no simulation (the configuration changed) is
-    withheld here and never returned.
+    withheld here and never returned. An older revision whose sender is gone ends as superseded.
+
+    Args:
+        in_flight: how many may be under way at this destination, counted in the ledger over all processes.
+        waiting_since: takes only what has been due since then or longer.
     """
+    _take_turns(connection, destination)
     if not simulation:
         _withhold(connection, destination)
+    _supersede_abandoned(connection, destination, now)
+    if _under_way(connection, destination, now) >= in_flight:
+        return None
     d = deliveries.c
-    due = sa.or_(
-        sa.and_(d.state == DeliveryState.QUEUED.value, d.due_at <= now),
-        sa.and_(d.state == DeliveryState.SENDING.value, d.lease_until <= now),
-    )
     row = connection.execute(
         sa.select(deliveries, encodings.c.identity, encodings.c.content)
         .join(encodings, sa.and_(encodings.c.result_key == d.result_key, encodings.c.format == d.format))
-        .where(d.destination == destination, d.format == format_.value, due)
+        .where(d.destination == destination, d.format == format_.value, _due(waiting_since or now))
+        .where(_no_other_of_the_study(now))
         .order_by(d.due_at, d.id)
         .limit(1)
+        .with_for_update(skip_locked=True, of=deliveries)  # what intake just supersedes; SQLite has no such clause
     ).first()
     if row is None:
         return None
@@ -79,6 +94,26 @@ def claim(
         content=row.content,
         started_at=now,
     )
+
+
+def renew(connection: Connection, parcel: Parcel, *, now: datetime, lease: timedelta) -> bool:
+    """The holder is still sending: its lease starts anew. False when the claim is another's by now."""
+    d = deliveries.c
+    done = connection.execute(
+        sa.update(deliveries)
+        .where(d.id == parcel.delivery_id, d.token == parcel.token, d.state == DeliveryState.SENDING.value)
+        .values(lease_until=now + lease)
+    )
+    return done.rowcount == 1
+
+
+def waiting(connection: Connection, destination: str, format_: Format, *, now: datetime, in_flight: int) -> int:
+    """How many deliveries could be claimed at once: what is due, as far as the destination's limit leaves room."""
+    d = deliveries.c
+    due = connection.execute(
+        sa.select(sa.func.count()).where(d.destination == destination, d.format == format_.value, _due(now))
+    ).scalar_one()
+    return max(min(due, in_flight - _under_way(connection, destination, now)), 0)
 
 
 def settle(connection: Connection, parcel: Parcel, verdict: Verdict, *, now: datetime, pause: timedelta) -> bool:
@@ -157,6 +192,63 @@ def _supersede_if_outdated(connection: Connection, parcel: Parcel) -> None:
     ).scalar()
     if newest is not None:
         supersede_older(connection, parcel.study_instance_uid, newest)
+
+
+def _due(now: datetime) -> sa.ColumnElement[bool]:
+    """Queued and its time has come, or claimed by somebody who is gone."""
+    d = deliveries.c
+    return sa.or_(
+        sa.and_(d.state == DeliveryState.QUEUED.value, d.due_at <= now),
+        sa.and_(d.state == DeliveryState.SENDING.value, d.lease_until <= now),
+    )
+
+
+def _take_turns(connection: Connection, destination: str) -> None:
+    """Claims at one destination follow each other, so that what one counts is what the next one sees.
+
+    SQLite has one writer anyway. The lock ends with the transaction.
+    """
+    if connection.dialect.name == "postgresql":
+        key = sa.func.hashtextextended(f"hilum delivery {destination}", 0)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+def _under_way(connection: Connection, destination: str, now: datetime) -> int:
+    d = deliveries.c
+    held = sa.and_(d.state == DeliveryState.SENDING.value, d.lease_until > now)
+    return connection.execute(sa.select(sa.func.count()).where(d.destination == destination, held)).scalar_one()
+
+
+def _no_other_of_the_study(now: datetime) -> sa.ColumnElement[bool]:
+    """Nothing else of the row's study is being sent to the row's destination."""
+    other = deliveries.alias("other")
+    return sa.not_(
+        sa.exists().where(
+            other.c.study_instance_uid == deliveries.c.study_instance_uid,
+            other.c.destination == deliveries.c.destination,
+            other.c.id != deliveries.c.id,
+            other.c.state == DeliveryState.SENDING.value,
+            other.c.lease_until > now,
+        )
+    )
+
+
+def _supersede_abandoned(connection: Connection, destination: str, now: datetime) -> None:
+    """What a process that is gone was sending, when a newer revision has a result: it would arrive behind that one."""
+    d = deliveries.c
+    newest = (
+        sa.select(sa.func.max(results.c.revision))
+        .where(results.c.study_instance_uid == d.study_instance_uid)
+        .scalar_subquery()
+    )
+    left = sa.and_(d.destination == destination, d.state == DeliveryState.SENDING.value, d.lease_until <= now)
+    rows = connection.execute(sa.select(d.id, d.token, newest.label("newest")).where(left, newest > d.revision)).all()
+    for row in rows:
+        connection.execute(
+            sa.update(deliveries)
+            .where(d.id == row.id, d.token == row.token, d.state == DeliveryState.SENDING.value)
+            .values(state=DeliveryState.SUPERSEDED.value, reason=superseded_by(row.newest), lease_until=None)
+        )
 
 
 def _withhold(connection: Connection, destination: str) -> None:

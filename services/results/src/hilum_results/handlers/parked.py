@@ -36,12 +36,15 @@ class PutBack:
     why: str
 
 
-def park_unserved(connection: Connection, served: Served) -> int:
+def park_unserved(connection: Connection, served: Served, *, now: datetime) -> int:
     """Parks what waits for a destination that is gone or takes another format by now; how many.
 
-    The caller knows that nobody else holds a claim.
+    What a process is sending just now stays: it may run with the configuration before this one.
     """
-    waiting = deliveries.c.state.in_([DeliveryState.QUEUED.value, DeliveryState.SENDING.value])
+    waiting = sa.or_(
+        deliveries.c.state == DeliveryState.QUEUED.value,
+        sa.and_(deliveries.c.state == DeliveryState.SENDING.value, deliveries.c.lease_until <= now),
+    )
     count = 0
     for destination, format_ in _kinds(connection, waiting):
         reason = _unserved(destination, format_, served)

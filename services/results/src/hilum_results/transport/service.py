@@ -1,9 +1,10 @@
-"""The running service: one thread that takes messages, one for each destination."""
+"""What runs in a process of the results service: it takes messages in, sweeps the ledger, or does everything."""
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,21 +20,24 @@ from hilum.domain.identity import study_key
 from hilum.domain.results import Format
 from hilum.ports.clock import Clock
 from hilum.ports.events import Consumer, Received
-from hilum.runtime.config import AnyDestination, DicomDestination, FhirDestination, Hl7Destination
+from hilum.ports.wakeups import WakeUps
+from hilum.runtime.config import AnyDestination
 from hilum.runtime.consume import consume
 from hilum.runtime.logs import Log
 from hilum_results.handlers import intake
 from hilum_results.handlers.deliveries import release_claims
 from hilum_results.handlers.parked import park_unserved, resume_served
 from hilum_results.settings import Settings
+from hilum_results.transport.carrier import Carrier
 from hilum_results.transport.courier import Courier
-from hilum_results.transport.dicom import DicomSender
-from hilum_results.transport.fhir import FhirSender
-from hilum_results.transport.mllp import MllpSender
-from hilum_results.transport.sender import Sender
+from hilum_results.transport.senders import sender_of
+from hilum_results.transport.sweep import Sweep
 from hilum_results.transport.upkeep import keep_up
+from hilum_results.transport.wakeups import LocalWakeUps
 
 GROUP = "results"
+TOPICS = (FINDINGS_PRODUCED.name, STUDY_ENDED.name)
+_SIGNAL_S = 0.2
 T = TypeVar("T", bound=pydantic.BaseModel)
 
 
@@ -139,16 +143,6 @@ def _read(contract: type[T], received: Received) -> T:
         raise Reject(f"not a message of {received.topic}: {error.error_count()} fields are wrong") from error
 
 
-def sender_of(destination: AnyDestination, settings: Settings) -> Sender:
-    match destination:
-        case DicomDestination():
-            return DicomSender(destination, calling_ae=settings.ae_title)
-        case FhirDestination():
-            return FhirSender(destination)
-        case Hl7Destination():
-            return MllpSender(destination)
-
-
 def serve(
     settings: Settings,
     engine: Engine,
@@ -158,14 +152,75 @@ def serve(
     stop: threading.Event,
     log: Log,
 ) -> int:
-    """Works until `stop` is set, then finishes what is being sent; the exit code, 1 when a thread broke.
+    """Everything in one process, until `stop` is set; the exit code, 1 when a thread broke.
 
     The caller holds the data folder's lock, so claims that are still open belong to a process that is gone.
     """
-    broken = threading.Event()
-    _take_over(settings, engine, clock, log)
-    couriers = [
-        Courier(
+    take_over(settings, engine, clock, log, alone=True)
+    couriers = make_couriers(settings, engine, clock=clock, stop=stop, log=log)
+    consumer = SqlConsumer(engine, group=GROUP, topics=TOPICS, clock=clock, stop=stop)
+    wakeups = LocalWakeUps(couriers)
+    desk = Desk(consumer, engine=engine, settings=settings, encoders=encoders, clock=clock, log=log)
+    work: dict[str, Callable[[], None]] = {f"courier {courier.name}": courier.run for courier in couriers}
+    work["upkeep"] = partial(keep_up, settings, engine, clock, stop, log)
+    work["intake"] = partial(take_in, desk, consumer, engine, wakeups, settings, stop=stop, log=log)
+    log.info("results ready", count=len(couriers))
+    try:
+        return run_all(work, wakeups, stop=stop, log=log)
+    finally:
+        consumer.close()
+
+
+def sweep(
+    settings: Settings, engine: Engine, *, wakeups: WakeUps, clock: Clock, stop: threading.Event, log: Log
+) -> int:
+    """Wakes for what is due, each second, and delivers what was not taken all the same; the exit code."""
+    take_over(settings, engine, clock, log, alone=False)
+    couriers = make_couriers(settings, engine, clock=clock, stop=stop, log=log, waiting_for=settings.overdue)
+    work: dict[str, Callable[[], None]] = {f"courier {courier.name}": courier.run for courier in couriers}
+    work["sweep"] = Sweep(settings, engine, wakeups, clock=clock, stop=stop, log=log).run
+    log.info("results sweep ready", count=len(couriers))
+    try:
+        return run_all(work, LocalWakeUps(couriers), stop=stop, log=log)
+    finally:
+        wakeups.close()
+
+
+def take_in(
+    desk: Desk,
+    consumer: Consumer,
+    engine: Engine,
+    wakeups: WakeUps,
+    settings: Settings,
+    *,
+    stop: threading.Event,
+    log: Log,
+) -> None:
+    """Handles messages until `stop` is set, and wakes for what each commit made due."""
+
+    @contextmanager
+    def committing() -> Iterator[Connection]:
+        with transaction(engine) as connection:
+            yield connection
+        for name in settings.served:
+            wakeups.wake(name)
+
+    consume(desk, desk.handle, transaction=committing, stop=stop, log=log)
+
+
+def make_couriers(
+    settings: Settings,
+    engine: Engine,
+    *,
+    clock: Clock,
+    stop: threading.Event,
+    log: Log,
+    waiting_for: timedelta = timedelta(0),
+) -> list[Courier]:
+    """One for each destination; `waiting_for` as there."""
+
+    def courier(destination: AnyDestination) -> Courier:
+        carrier = Carrier(
             destination,
             sender_of(destination, settings),
             settings=settings,
@@ -175,49 +230,21 @@ def serve(
             log=log,
             chance=random.Random(),
         )
-        for destination in settings.destinations
-    ]
-    threads = [
-        threading.Thread(target=_guarded, args=(courier.run, broken, stop, log), name=f"courier {d.name}")
-        for courier, d in zip(couriers, settings.destinations, strict=True)
-    ]
-    upkeep = partial(keep_up, settings, engine, clock, stop, log)
-    threads.append(threading.Thread(target=_guarded, args=(upkeep, broken, stop, log), name="upkeep"))
-    for thread in threads:
-        thread.start()
-    log.info("results ready", count=len(couriers))
+        return Courier(carrier, clock=clock, stop=stop, log=log, waiting_for=waiting_for)
 
-    @contextmanager
-    def committing() -> Iterator[Connection]:
-        with transaction(engine) as connection:
-            yield connection
-        for courier in couriers:
-            courier.wake()
-
-    def take() -> None:
-        topics = [FINDINGS_PRODUCED.name, STUDY_ENDED.name]
-        consumer = SqlConsumer(engine, group=GROUP, topics=topics, clock=clock, stop=stop)
-        desk = Desk(consumer, engine=engine, settings=settings, encoders=encoders, clock=clock, log=log)
-        try:
-            consume(desk, desk.handle, transaction=committing, stop=stop, log=log)
-        finally:
-            consumer.close()
-
-    _guarded(take, broken, stop, log)
-    stop.set()
-    for courier in couriers:
-        courier.wake()
-    for thread in threads:
-        thread.join()
-    return 1 if broken.is_set() else 0
+    return [courier(destination) for destination in settings.destinations]
 
 
-def _take_over(settings: Settings, engine: Engine, clock: Clock, log: Log) -> None:
-    """Fits the deliveries that an earlier process left to this configuration: each waits for a courier or is parked."""
+def take_over(settings: Settings, engine: Engine, clock: Clock, log: Log, *, alone: bool) -> None:
+    """Fits the deliveries that an earlier process left to this configuration: each waits for a courier or is parked.
+
+    `alone`: nobody else works on this ledger, so every claim belongs to a process that is gone.
+    """
     with transaction(engine) as connection:
-        left = release_claims(connection, now=clock.now())
-        parked = park_unserved(connection, settings.served)
-        resumed = resume_served(connection, settings.served, now=clock.now())
+        now = clock.now()
+        left = release_claims(connection, now=now) if alone else 0
+        parked = park_unserved(connection, settings.served, now=now)
+        resumed = resume_served(connection, settings.served, now=now)
     if left:
         log.warning("deliveries of an earlier process are sent again", count=left)
     if parked:
@@ -226,11 +253,28 @@ def _take_over(settings: Settings, engine: Engine, clock: Clock, log: Log) -> No
         log.info("parked deliveries have a destination again", count=resumed)
 
 
-def _guarded(work: Any, broken: threading.Event, stop: threading.Event, log: Log) -> None:
-    """Anything unexpected is a bug: it ends the process, and the supervisor starts a new one."""
-    try:
-        work()
-    except Exception as error:
-        log.error("results broke", exc_info=error)
-        broken.set()
-        stop.set()
+def run_all(work: Mapping[str, Callable[[], None]], wakeups: WakeUps, *, stop: threading.Event, log: Log) -> int:
+    """Each in a thread until `stop` is set; 1 when one broke.
+
+    Anything unexpected is a bug: it ends the process, and whoever supervises it starts a new one.
+    """
+    broken = threading.Event()
+
+    def guarded(do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Exception as error:
+            log.error("results broke", exc_info=error)
+            broken.set()
+        finally:
+            stop.set()
+
+    threads = [threading.Thread(target=guarded, args=(do,), name=name) for name, do in work.items()]
+    for thread in threads:
+        thread.start()
+    while not stop.wait(_SIGNAL_S):
+        pass
+    wakeups.close()
+    for thread in threads:
+        thread.join()
+    return 1 if broken.is_set() else 0
