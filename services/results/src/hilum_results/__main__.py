@@ -17,7 +17,7 @@ from typing import IO
 from sqlalchemy import Engine
 
 from hilum.adapters.redis.address import redis_url
-from hilum.adapters.sql.database import database_path, has_schema, open_database
+from hilum.adapters.sql.database import database_path, has_schema, open_database, open_state
 from hilum.adapters.sql.eventlog import SqlConsumer
 from hilum.domain.errors import Busy
 from hilum.ports.clock import SystemClock
@@ -123,7 +123,7 @@ def _intake(settings: Settings, engine: Engine, wakeups: WakeUps, stop: threadin
 
 
 def _open(settings: Settings, cluster: Cluster) -> Engine:
-    return open_database(database_path(settings.data))
+    return open_state(settings.data, cluster, application="hilum-results")
 
 
 def _ready(settings: Settings, role: str) -> None:

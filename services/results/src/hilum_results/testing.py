@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
+from sqlalchemy import Engine
 
 from hilum.adapters.sql import tables
 from hilum.adapters.sql.database import database_path, open_database, reading, transaction
@@ -28,6 +29,7 @@ from hilum.runtime.logs import Log
 from hilum.testing import results as samples
 from hilum.testing.external import Process, answers, need, wait_until
 from hilum_results.encode import ENCODERS
+from hilum_results.handlers import intake
 from hilum_results.settings import Settings
 from hilum_results.transport.service import serve
 
@@ -41,10 +43,12 @@ COMMON = 'time_zone = "Europe/Berlin"\n[results]\nfirst_retry_s = 0.2\nlongest_r
 class ResultsSite:
     """A data folder with its database, and the results service that works on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, engine: Engine | None = None) -> None:
+        """On SQLite in the folder, or on the database of `engine`, which is migrated."""
         self.folder = folder
-        self.engine = open_database(database_path(folder))
-        migrate(self.engine)
+        self.engine = engine or open_database(database_path(folder))
+        if engine is None:
+            migrate(self.engine)
         with transaction(self.engine) as connection:
             samples.index_study(connection, at=datetime.now(UTC))
 
@@ -77,6 +81,30 @@ class ResultsSite:
             stop.set()
             thread.join()
         assert codes == [0]
+
+    def store(self, config: str, *, revision: int = 1, study: str = "") -> None:
+        """A result in the ledger with its deliveries queued, as intake leaves it, and nobody is woken.
+
+        `study`: another one than the site's own; its first revision brings it into the index.
+        """
+        settings = Settings.of(parse(config), data=self.folder)
+        now = datetime.now(UTC)
+        found = nodule(revision=revision)
+        with transaction(self.engine) as connection:
+            if study and revision == 1:
+                samples.index_study(connection, at=now, header=replace(samples.HEADER, study_instance_uid=study))
+            if study:
+                found = replace(found, study_instance_uid=study)
+            prepared = intake.prepare(
+                connection,
+                found,
+                settings=settings,
+                encoders=ENCODERS,
+                now=now,
+                on_failure=lambda _format, error: fail(error),
+            )
+            assert prepared is not None
+            intake.store(connection, prepared, settings=settings, now=now)
 
     def wait_handled(self, count: int) -> None:
         """Until the service has dealt with `count` messages."""
@@ -119,6 +147,10 @@ class ResultsSite:
         rows = self.rows(tables.encodings)
         content: bytes = next(r.content for r in rows if r.format == format_ and r.result_key in keys)
         return content
+
+
+def fail(error: Exception) -> NoReturn:
+    raise error
 
 
 def nodule(*, model: ModelIdentity = samples.NANO, revision: int = 1) -> Findings:

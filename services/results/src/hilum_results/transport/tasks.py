@@ -90,6 +90,7 @@ class CeleryWakeUps:
         self._names: deque[str] = deque(maxlen=_MOST_QUEUED)
         self._something = threading.Event()
         self._closed = False
+        self._sending = False
         self._away = False
         self._thread = threading.Thread(target=self._send_all, name="wake-ups", daemon=True)
         self._thread.start()
@@ -98,6 +99,11 @@ class CeleryWakeUps:
         if destination in self._formats:
             self._names.append(destination)
             self._something.set()
+
+    @property
+    def waiting(self) -> bool:
+        """Some are not sent yet."""
+        return bool(self._names) or self._sending
 
     def close(self) -> None:
         self._closed = True
@@ -109,7 +115,9 @@ class CeleryWakeUps:
             self._something.wait()
             self._something.clear()
             while self._names and not self._closed:
+                self._sending = True
                 self._send(self._names.popleft())
+                self._sending = False
 
     def _send(self, name: str) -> None:
         started = time.monotonic()

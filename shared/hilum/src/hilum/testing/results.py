@@ -120,12 +120,12 @@ def result(
     )
 
 
-def index_study(connection: Connection, *, at: datetime) -> None:
-    """Writes the study of `HEADER` as assemble would: one complete revision, its last image received `at`."""
+def index_study(connection: Connection, *, at: datetime, header: StudyHeader = HEADER) -> None:
+    """Writes a study as assemble would: one complete revision, its last image received `at`."""
     connection.execute(
         sa.insert(studies).values(
-            study_instance_uid=HEADER.study_instance_uid,
-            study_key=study_key(HEADER.study_instance_uid),
+            study_instance_uid=header.study_instance_uid,
+            study_key=study_key(header.study_instance_uid),
             revision=1,
             receiving=False,
             first_received_at=at,
@@ -133,7 +133,7 @@ def index_study(connection: Connection, *, at: datetime) -> None:
             order_priority="routine",
             description="Chest",
             modalities="DX",
-            header=asdict(HEADER),
+            header=asdict(header),
             conflict="",
             calling_ae="TEST",
         )
