@@ -14,7 +14,7 @@ from hilum.adapters.sql.event_retention import forget_consumed
 from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
 from hilum.adapters.sql.schema import migrate
 from hilum.adapters.sql.tables import events
-from hilum.contracts.topics import FINDINGS_PRODUCED, INFERENCE, STUDY_ENDED, STUDY_READY, TOPICS
+from hilum.contracts.topics import DEAD_LETTERS, FINDINGS_PRODUCED, INFERENCE, STUDY_ENDED, STUDY_READY, TOPICS
 from hilum.ports.events import Outgoing
 from hilum.testing.clock import SetClock
 from hilum_listener.handlers import route
@@ -106,4 +106,11 @@ def test_the_topics_name_the_groups_that_the_services_read_with() -> None:
     assert STUDY_READY.groups == (route.GROUP,)
     assert {topic.groups for topic in INFERENCE.values()} == {(serve.GROUP,)}
     assert FINDINGS_PRODUCED.groups == STUDY_ENDED.groups == (service.GROUP,)
-    assert all(topic.groups for topic in TOPICS)
+    assert [topic for topic in TOPICS if not topic.groups] == [DEAD_LETTERS]
+
+
+def test_what_nobody_has_to_read_goes_when_it_is_old(engine: Engine) -> None:
+    publish(engine, DEAD_LETTERS.name, 2, at=NOW - 2 * WEEK)
+    publish(engine, DEAD_LETTERS.name, 1, at=NOW)
+    assert forget(engine) == 2
+    assert left(engine) == 1

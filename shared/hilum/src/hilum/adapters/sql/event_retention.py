@@ -11,12 +11,14 @@ from sqlalchemy import Connection
 from hilum.adapters.sql.tables import consumer_offsets, events
 from hilum.contracts.topics import TOPICS, Topic
 
+_ANY = 2**62
+
 
 def forget_consumed(connection: Connection, *, before: datetime, limit: int = 200) -> int:
     """Deletes messages published before `before` that every consumer group is done with; how many, about `limit`.
 
     A group that a topic declares counts from offset 0 until it has committed once, and so does any other group that
-    reads the topic.
+    reads the topic. A topic that no group must have read (dead letters) is kept for that time alone.
     """
     return sum(_forget(connection, topic, before=before, limit=limit) for topic in TOPICS)
 
@@ -24,7 +26,8 @@ def forget_consumed(connection: Connection, *, before: datetime, limit: int = 20
 def _forget(connection: Connection, topic: Topic, *, before: datetime, limit: int) -> int:
     query = sa.select(consumer_offsets.c.consumer_group, consumer_offsets.c.offset)
     positions = {row[0]: row[1] for row in connection.execute(query.where(consumer_offsets.c.topic == topic.name))}
-    done = min([positions.get(group, 0) for group in topic.groups] + list(positions.values()), default=0)
+    read = [positions.get(group, 0) for group in topic.groups] + list(positions.values())
+    done = min(read, default=_ANY)
     oldest = (
         sa.select(events.c.offset, events.c.published_at)
         .where(events.c.topic == topic.name, events.c.offset <= done)
