@@ -29,6 +29,7 @@ class Cluster(BaseModel):
         redis: `redis://` or `rediss://` (TLS).
         instances: an absolute folder that every service mounts at the same place, or `s3://bucket/prefix`.
         s3_endpoint: of a server that is not Amazon's.
+        s3_cache_mb: how much of each data folder local copies may take, for services that read pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Cluster(BaseModel):
     instances: str
     s3_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
     s3_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    s3_cache_mb: int = Field(default=4096, ge=16)
     s3_access_key_file: Path | None = None
     s3_secret_key_file: Path | None = None
 

@@ -66,12 +66,13 @@ class S3Server:
 
     def start(self) -> None:
         """Returns when it accepts connections."""
-        command = [self._program, "--port", f"127.0.0.1:{self.port}", "--region", REGION, "--quiet", "--keep-alive"]
+        command: list[str | Path] = [self._program, "--port", f"127.0.0.1:{self.port}", "--region", REGION, "--quiet"]
+        command += ["--keep-alive", "posix", self.folder / "s3"]
         keys = {
             "ROOT_ACCESS_KEY_ID": self.access_key.get_secret_value(),
             "ROOT_SECRET_ACCESS_KEY": self.secret_key.get_secret_value(),
         }
-        process = Process([*command, "posix", self.folder / "s3"], log=self.folder / "versitygw.log", env=keys)
+        process = Process(command, log=self.folder / "versitygw.log", env=keys)
         self._process = process.wait_until(lambda: answers(self.port))
 
     def kill(self) -> None:
