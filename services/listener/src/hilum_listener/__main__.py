@@ -7,10 +7,11 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
-from hilum.runtime.config import ConfigError, Site, load
+from hilum.runtime.config import AnyArchive, ConfigError, Site, load
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import JournalWriter
@@ -18,8 +19,20 @@ from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.offers import Offers
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
 from hilum_listener.handlers.spool import Spool
-from hilum_listener.settings import AssembleSettings, CommitSettings, Places, RouteSettings, ScpSettings, StowSettings
+from hilum_listener.settings import (
+    AssembleSettings,
+    CommitSettings,
+    FetchSettings,
+    Places,
+    RouteSettings,
+    ScpSettings,
+    StowSettings,
+)
 from hilum_listener.transport.certificates import CertificateUnusable, certificate_der
+
+if TYPE_CHECKING:
+    from hilum_listener.handlers.archive import Archive
+    from hilum_listener.handlers.fetch_bring import Source
 
 _LOG = logs.Log("hilum.listener")
 _JOIN_S = 9.5
@@ -28,7 +41,7 @@ _CLOCK = SystemClock()
 
 # Each role imports its own libraries: a receiver without pydicom's dictionary or SQLAlchemy is half as large.
 
-ROLES = ("scp", "stow", "assemble", "route", "commit")
+ROLES = ("scp", "stow", "assemble", "route", "commit", "fetch")
 Role = Callable[[threading.Event], None]
 
 
@@ -56,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         roles["stow"] = _stow(
             Places(given.data, incoming_name="incoming-stow"), StowSettings.of(site, port=given.http_port)
         )
+    if "fetch" in given.roles:
+        if len(set(given.roles)) > 1:
+            print("fetch runs in a process of its own", file=sys.stderr)
+            return 2
+        roles["fetch"] = _fetch(Places(given.data, incoming_name="incoming-fetch"), site)
     if {"assemble", "route", "commit"} & set(given.roles):
         places.data.mkdir(parents=True, exist_ok=True)
         roles.update(_database_roles(given.roles, places, site))
@@ -136,7 +154,6 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     from hilum_listener.handlers.reports import Reporter
     from hilum_listener.handlers.route import GROUP, Router
     from hilum_listener.transport.archive_counts import ArchiveCounts
-    from hilum_listener.transport.archive_dimse import DimseArchive
     from hilum_listener.transport.event_report import NewAssociation
 
     engine = open_database(database_path(places.data))
@@ -145,7 +162,7 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     def assemble(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)
         announce_ready(places.data, "assemble")
-        archives = [DimseArchive(archive, calling_ae=site.ae_title.strip()) for archive in site.archives]
+        archives = [_archive(archive, site.ae_title.strip()) for archive in site.archives]
         counts = ArchiveCounts(archives, _CLOCK) if archives else None
         if counts is not None:
             counts.start()
@@ -167,6 +184,66 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
 
     given = (("assemble", assemble), ("route", route), ("commit", commit))
     return {name: role for name, role in given if name in names}
+
+
+def _fetch(places: Places, site: Site) -> Role:
+    from hilum.adapters.folder import FolderInstances
+    from hilum.adapters.sql.database import database_path, open_database
+    from hilum_listener.handlers.assemble import wait_for_schema
+    from hilum_listener.handlers.fetch import Fetcher
+    from hilum_listener.handlers.fetch_bring import Bringer
+    from hilum_listener.transport.archive_dimse import receive_into_files
+
+    def run(stop: threading.Event) -> None:
+        settings = FetchSettings.of(site)
+        try:
+            lock(places.run, "fetch")
+            spool = Spool(places, min_free_bytes=settings.min_free_bytes)
+            left = spool.clean()
+            journal = JournalWriter(places.journal, started_at=_CLOCK.now())
+        except (AlreadyRunning, OSError) as error:
+            raise CannotStart(str(error)) from error
+        if left:
+            _LOG.warning("removed half-written files", count=left)
+        receive_into_files(places.incoming)
+        engine = open_database(database_path(places.data))
+        wait_for_schema(engine, stop)
+        sources = _sources(site)
+        bringer = Bringer(engine, _CLOCK, settings, spool, journal, stop.wait)
+        fetcher = Fetcher(engine, _CLOCK, sources, settings, FolderInstances(places.spool), bringer)
+        announce_ready(places.data, "fetch")
+        _LOG.info("fetching", count=len(sources))
+        fetcher.run(stop)
+
+    return run
+
+
+def _sources(site: Site) -> "list[Source]":
+    """The archives that may be retrieved from."""
+    from hilum.runtime.config import DicomArchive
+    from hilum_listener.handlers.fetch_bring import Source
+
+    own_ae = site.ae_title.strip()
+    found = []
+    for archive in site.archives:
+        if archive.retrieve == "none":
+            continue
+        calling = archive.ae_title.strip() if isinstance(archive, DicomArchive) else archive.name[:16]
+        sender = calling if archive.retrieve == "c-move" else ""
+        found.append(Source(archive.name, _archive(archive, own_ae), calling, sender))
+    return found
+
+
+def _archive(archive: AnyArchive, own_ae: str) -> "Archive":
+    from hilum.runtime.config import DicomArchive
+
+    if isinstance(archive, DicomArchive):
+        from hilum_listener.transport.archive_dimse import DimseArchive
+
+        return DimseArchive(archive, calling_ae=own_ae)
+    from hilum_listener.transport.archive_web import WebArchive
+
+    return WebArchive(archive)
 
 
 def run_roles(roles: dict[str, Role], stop: threading.Event) -> int:

@@ -93,7 +93,8 @@ class StowSettings:
 @dataclass(frozen=True, slots=True)
 class AssembleSettings:
     """`pacs_ae_titles`: whose word counts when another system says that it answers for an object. `early_rules`: those
-    that start on the first series they take."""
+    that start on the first series they take. `prior_rules`: all of them, when one asks for earlier studies and there is
+    an archive to fetch them from."""
 
     quiet_time: timedelta
     quiet_time_by_modality: Mapping[str, timedelta] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class AssembleSettings:
     archive: bool = False
     pacs_ae_titles: frozenset[str] = frozenset()
     early_rules: tuple[Rule, ...] = ()
+    prior_rules: tuple[Rule, ...] = ()
     retention: Retention = field(default_factory=Retention)
 
     @classmethod
@@ -114,6 +116,7 @@ class AssembleSettings:
             max_age=timedelta(seconds=listener.max_age_s),
             archive=listener.archive,
             early_rules=tuple(rule for rule in site.domain_rules if rule.early),
+            prior_rules=prior_rules(site),
             pacs_ae_titles=frozenset(d.ae_title.strip() for d in site.destinations if isinstance(d, DicomDestination)),
             retention=site.retention,
         )
@@ -122,6 +125,49 @@ class AssembleSettings:
         """`modalities` as the index has them: `CR` or `CT/SR`. The most patient of them counts."""
         named = [self.quiet_time_by_modality.get(m, self.quiet_time) for m in modalities.split("/")]
         return Patience(max(named), self.unreleased_quiet_time, self.max_age)
+
+
+def prior_rules(site: Site) -> tuple[Rule, ...]:
+    rules = site.domain_rules
+    return rules if site.retrieves and any(rule.priors for rule in rules) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """`attempts`, `first_retry` and `longest_retry` are of one retrieval; the limits are of one study."""
+
+    grace: timedelta = timedelta(seconds=10)
+    unreleased_quiet_time: timedelta = timedelta(seconds=60)
+    attempts: int = 6
+    first_retry: timedelta = timedelta(seconds=5)
+    longest_retry: timedelta = timedelta(minutes=5)
+    lease: timedelta = timedelta(seconds=60)
+    max_instances: int = 2000
+    max_bytes: int = 4096 * 1_000_000
+    prior_rules: tuple[Rule, ...] = ()
+    min_free_bytes: int = 0
+
+    @classmethod
+    def of(cls, site: Site) -> Self:
+        fetch = site.fetch
+        patience_s = max((archive.timeout_s for archive in site.archives), default=0.0)
+        return cls(
+            grace=timedelta(seconds=fetch.grace_s),
+            unreleased_quiet_time=timedelta(seconds=site.listener.unreleased_quiet_time_s),
+            attempts=fetch.attempts,
+            first_retry=timedelta(seconds=fetch.first_retry_s),
+            longest_retry=timedelta(seconds=fetch.longest_retry_s),
+            lease=timedelta(seconds=max(fetch.lease_s, 2 * patience_s)),  # an archive may be silent for its timeout
+            max_instances=fetch.max_instances,
+            max_bytes=fetch.max_mb * 1_000_000,
+            prior_rules=prior_rules(site),
+            min_free_bytes=site.listener.min_free_mb * 1_000_000,
+        )
+
+    def pause(self, attempts: int) -> timedelta:
+        """After so many attempts: doubled each time, up to the longest."""
+        doubled: timedelta = self.first_retry * (1 << min(attempts - 1, 20))
+        return min(doubled, self.longest_retry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """What Hilum asks of an archive: how many images a study has, which earlier studies a patient has, and the files."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
+
+from hilum_listener.handlers.stow import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +30,36 @@ class EarlierStudy:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One instance on its way in. `data_set` is encoded in the transfer syntax, without file meta information."""
+    """One instance on its way in. `pieces`: the data set in its transfer syntax, without file meta information; each
+    may change after the next is asked for."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    data_set: bytes
+    pieces: Iterable[bytes | memoryview]
 
 
-Store = Callable[[Fetched], int]
-"""Makes an instance durable and answers a C-STORE status (0 is success)."""
+class Arrivals(Protocol):
+    """Where fetched instances are made durable. What was not asked for, or is past the limits, is refused there."""
+
+    @property
+    def full(self) -> bool:
+        """No more is taken: the limit is reached, or whoever fetches has lost the right to. End the request."""
+        ...
+
+    def take(self, fetched: Fetched) -> int:
+        """Makes one durable and answers a C-STORE status (0 is success); never raises."""
+        ...
+
+    def begin(self) -> Draft:
+        """For one that comes as a Part 10 file, kept bit for bit. Raises `OSError` when nothing can be stored now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many instances came, and how many the archive could not send or Hilum could not keep."""
+    """How many instances came, and how many the archive could not send or Hilum could not keep; of those that C-MOVE
+    brings, as the archive has it."""
 
     completed: int
     failed: int
@@ -59,8 +76,11 @@ class Archive(Protocol):
         """Every study of a patient. With an issuer, only studies whose patient has it or has none stated."""
         ...
 
-    def fetch(self, study_instance_uid: str, wanted: Sequence[Held], store: Store) -> Outcome:
-        """Brings instances of one study; `store` is called for each before the archive is told that it arrived."""
+    def fetch(self, study_instance_uid: str, wanted: Sequence[Held], arrivals: Arrivals) -> Outcome:
+        """Brings instances of one study into `arrivals`, each durable before the archive is told that it arrived.
+
+        With C-MOVE they come to the ordinary front door instead, from the archive's AE title.
+        """
         ...
 
 

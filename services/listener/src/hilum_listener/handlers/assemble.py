@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.sqlite import insert
-
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import has_schema, reading, transaction
 from hilum.adapters.sql.tables import journal_positions
@@ -25,10 +22,13 @@ from hilum_listener.handlers.evidence import fold_notice, look_up, note_end, not
 from hilum_listener.handlers.index import Arrival, fold, look_at
 from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, NoticeReceived, Read
 from hilum_listener.handlers.notices import NoticeStore
+from hilum_listener.handlers.priors import mark_requested
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.handlers.tidy import Tidier, has_spool
 from hilum_listener.handlers.verdicts import Verdicts
 from hilum_listener.settings import AssembleSettings, Places
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.sqlite import insert
 
 _LOG = Log("hilum.listener.assemble")
 _LOOK_S = 0.02
@@ -122,10 +122,10 @@ class Assembler:
                     ends.append(entry)
         with transaction(self._engine) as connection:
             self._advance(connection, batch)
-            reasons = [(arrival, fold(connection, arrival)) for arrival in arrivals]
+            reasons = [(arrival, fold(connection, arrival)) for arrival in mark_requested(connection, arrivals)]
             brought = _brought(reasons)
-            note_senders(connection, brought, self._ended)
-            touched = [study for study, _association in brought]
+            note_senders(connection, [pair for pair, requested in brought if not requested], self._ended)
+            touched = [study for (study, _association), _requested in brought]
             touched += [study for notice in notices for study in fold_notice(connection, notice)]
             touched += [study for end in ends for study in note_end(connection, end)]
         self._tail.positions[batch.journal] = batch.end
@@ -184,10 +184,10 @@ class Assembler:
             )
 
 
-def _brought(reasons: Sequence[tuple[Arrival, str]]) -> list[tuple[str, str]]:
-    """Study and association of what may have opened or reopened a study."""
+def _brought(reasons: Sequence[tuple[Arrival, str]]) -> list[tuple[tuple[str, str], bool]]:
+    """Study and association of what may have opened or reopened a study, or only brought what it waits for."""
     return [
-        (arrival.header.study_instance_uid, arrival.entry.association)
+        ((arrival.header.study_instance_uid, arrival.entry.association), arrival.requested)
         for arrival, reason in reasons
         if arrival.header is not None and not reason and not arrival.own
     ]

@@ -2,21 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
-
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.tables import studies
-from hilum.domain.routing import early_start
+from hilum.domain.routing import early_start, rule_of
 from hilum.domain.study import Complete, StudyRevision, Wait, decide_completeness
 from hilum.ports.counts import ExpectedCounts
 from hilum.ports.events import Publisher
 from hilum_listener.handlers.evidence import gather
+from hilum_listener.handlers.priors import await_priors
 from hilum_listener.handlers.revisions import draft, end_receiving, is_unchanged, last_received_at, publish
 from hilum_listener.settings import AssembleSettings
+from sqlalchemy import Connection, Engine
+
+_LOOK_AGAIN = timedelta(seconds=0.5)
+"""How often is looked whether earlier studies have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,25 @@ class Completion:
             return None
         expected = self._counts.expected(uid, since=study.last_received_at)
         evidence = gather(connection, study, expected=expected)
-        decision = decide_completeness(evidence, self._settings.patience(study.modalities), now=now)
+        patience = self._settings.patience(study.modalities)
+        decision = decide_completeness(evidence, patience, now=now)
+        if isinstance(decision, Complete) and self._settings.prior_rules:
+            return self._with_priors(connection, study, decision, evidence.receiving_since + patience.max_age, now)
         if isinstance(decision, Wait) and not study.revision and self._settings.early_rules:
             return self._early(connection, study, decision, now)
         return decision
+
+    def _with_priors(
+        self, connection: Connection, study: Any, complete: Complete, until: datetime, now: datetime
+    ) -> Complete | Wait:
+        """A complete study waits for the earlier ones that its rule asks for, and says what it got."""
+        rule = rule_of(draft(connection, study, reason="", now=now), self._settings.prior_rules)
+        if rule is None or rule.priors is None:
+            return complete
+        found = await_priors(connection, study, rule.priors, until=until, now=now)
+        if isinstance(found, Wait):
+            return Wait(min(found.until, now + _LOOK_AGAIN))
+        return Complete(f"{complete.reason}; {found}")
 
     def _early(self, connection: Connection, study: Any, decision: Wait, now: datetime) -> Early | Wait:
         """A study that waits may start all the same, once."""

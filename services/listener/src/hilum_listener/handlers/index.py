@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert
-
 from hilum.adapters.dicom.header import Header, read_header
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.tables import instances, quarantine, removals, series, studies
@@ -24,6 +21,8 @@ from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import InstanceReceived
 from hilum_listener.handlers.own_objects import is_own
 from hilum_listener.handlers.part10 import same_data_set
+from sqlalchemy import Connection
+from sqlalchemy.dialects.sqlite import insert
 
 _LOG = Log("hilum.listener.assemble")
 _UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
@@ -39,7 +38,10 @@ _NOT_IMAGES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A journal entry, its digest filled in, with what its file says. Without a header, `problem` says why."""
+    """A journal entry, its digest filled in, with what its file says. Without a header, `problem` says why.
+
+    `requested`: Hilum asked an archive for it, as an image of an earlier study.
+    """
 
     entry: InstanceReceived
     header: Header | None
@@ -47,6 +49,7 @@ class Arrival:
     problem: str
     has_data_set_of: Callable[[str], bool] = lambda _uri: False
     """Whether the file at this URI differs in its file meta information only."""
+    requested: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -119,6 +122,7 @@ def fold(connection: Connection, arrival: Arrival) -> str:
     ).one_or_none()
     study_uid = header.study_instance_uid
     if known is not None:
+        _fold_again(connection, arrival, header)
         if known.sha256 == entry.sha256 or arrival.has_data_set_of(known.uri):
             _put_down(connection, entry, kept=known.uri)
             return ""
@@ -211,17 +215,19 @@ def _instance_row(entry: InstanceReceived, header: Header) -> dict[str, Any]:
 
 
 def _fold_study(connection: Connection, arrival: Arrival, header: Header) -> None:
-    """Images open and reopen a study; others do only as long as it has no image; Hilum's own objects never do."""
-    if arrival.own:
+    """Images open and reopen a study; others do only as long as it has no image; Hilum's own objects and what it
+    requested as an earlier study never do."""
+    if arrival.own or arrival.requested:
         return
     study = connection.execute(
         sa.select(studies).where(studies.c.study_instance_uid == header.study_instance_uid)
     ).one_or_none()
     received_at = arrival.entry.received_at
-    if study is None:
-        _open_study(connection, arrival.entry, header)
-        return
     has_image = _has_image(connection, header.study_instance_uid)
+    if study is None:
+        if arrival.is_image or not has_image:  # else it comes to an earlier study that Hilum requested
+            _open_study(connection, arrival.entry, header)
+        return
     changes: dict[str, Any] = {}
     conflict = _conflict(study, header)
     if conflict and not study.conflict:
@@ -244,6 +250,20 @@ def _fold_study(connection: Connection, arrival: Arrival, header: Header) -> Non
         connection.execute(
             sa.update(studies).where(studies.c.study_instance_uid == header.study_instance_uid).values(**changes)
         )
+
+
+def _fold_again(connection: Connection, arrival: Arrival, header: Header) -> None:
+    """An image that is here already changes nothing, but where it is here as one of an earlier study that Hilum
+    requested: then somebody sends the study now, and it is a study as any other."""
+    if arrival.own or arrival.requested or not arrival.is_image:
+        return
+    of_this = studies.c.study_instance_uid == header.study_instance_uid
+    held = sa.select(instances.c.study_instance_uid).where(instances.c.sop_instance_uid == header.sop_instance_uid)
+    if connection.execute(sa.select(studies.c.study_key).where(of_this)).first() is None and (
+        connection.execute(held).scalar_one() == header.study_instance_uid
+    ):
+        _open_study(connection, arrival.entry, header)
+        _note_modalities(connection, header.study_instance_uid)
 
 
 def _open_study(connection: Connection, entry: InstanceReceived, header: Header) -> None:

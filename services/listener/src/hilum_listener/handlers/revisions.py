@@ -1,19 +1,20 @@
 """What a study consists of at this moment, and making a revision of it."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
-
 from hilum.adapters.sql.tables import instances, revisions, series, studies
 from hilum.contracts.messages import StudyReady
 from hilum.contracts.topics import STUDY_READY
 from hilum.domain.routing import STARTED_EARLY
-from hilum.domain.study import Instance, OrderPriority, Series, StudyRevision
+from hilum.domain.study import Instance, OrderPriority, PriorStudy, Series, StudyRevision
 from hilum.ports.events import Outgoing, Publisher
 from hilum_listener.handlers.evidence import forget_senders
 from hilum_listener.handlers.index import is_image
+from hilum_listener.handlers.priors import fetched_priors
+from sqlalchemy import Connection
 
 
 def draft(connection: Connection, study: Any, *, reason: str, now: datetime) -> StudyRevision:
@@ -38,6 +39,7 @@ def publish(
     `receiving`: more of the study is expected; else a further image opens it again.
     """
     revision = draft(connection, study, reason=reason, now=now)
+    revision = replace(revision, priors=_priors(connection, revision.study_instance_uid))
     connection.execute(
         sa.insert(revisions).values(
             study_instance_uid=revision.study_instance_uid,
@@ -89,6 +91,12 @@ def last_received_at(connection: Connection, study_uid: str) -> dict[str, dateti
         .group_by(instances.c.series_instance_uid)
     )
     return {row.series_instance_uid: row.at for row in rows}
+
+
+def _priors(connection: Connection, study_uid: str) -> tuple[PriorStudy, ...]:
+    """The earlier studies that were fetched for it and are still here, newest first."""
+    found = [PriorStudy(uid, day, _series(connection, uid)) for uid, day in fetched_priors(connection, study_uid)]
+    return tuple(prior for prior in found if prior.series)
 
 
 def _series(connection: Connection, study_uid: str) -> tuple[Series, ...]:

@@ -1,8 +1,10 @@
-"""An archive reached by DIMSE: C-FIND and C-GET, Study Root (PS3.4 C), as SCU."""
+"""An archive reached by DIMSE: C-FIND, C-GET and C-MOVE, Study Root (PS3.4 C), as SCU."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
@@ -19,19 +21,20 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, _config, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
 )
 
 from hilum.adapters.dicom.requests import hold_reactor
 from hilum.domain.errors import Reject, Retry
 from hilum.runtime.config import DicomArchive
-from hilum_listener.handlers.archive import EarlierStudy, Fetched, Held, Outcome, Store
+from hilum_listener.handlers.archive import Arrivals, EarlierStudy, Fetched, Held, Outcome
 
 _SYNTAXES: Sequence[Sequence[UID]] = (
     (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
@@ -50,6 +53,17 @@ _PENDING = (0xFF00, 0xFF01)
 _CANCELLED, _OUT_OF_RESOURCES = 0xFE00, (0xA700, 0xA701)
 _SUB_OPERATIONS_FAILED = (0xB000, 0xA702)
 """Some or all of them: what came is counted here, not taken from the archive's word."""
+_MOVE_DESTINATION_UNKNOWN = 0xA801
+_PIECE_BYTES = 1 << 20
+
+
+def receive_into_files(folder: Path) -> None:
+    """From now on what C-GET brings goes to files of this folder while it arrives, not to memory.
+
+    Of the whole process: it must receive nothing else with pynetdicom.
+    """
+    tempfile.tempdir = str(folder)
+    _config.STORE_RECV_CHUNKED_DATASET = True
 
 
 class DimseArchive:
@@ -112,32 +126,33 @@ class DimseArchive:
             instances=int(count) if count not in (None, "") else len(self.instances(uid)),
         )
 
-    def fetch(self, study_instance_uid: str, wanted: Sequence[Held], store: Store) -> Outcome:
+    def fetch(self, study_instance_uid: str, wanted: Sequence[Held], arrivals: Arrivals) -> Outcome:
         completed = failed = 0
         for series in dict.fromkeys(item.series_instance_uid for item in wanted):
+            if arrivals.full:
+                break
             items = [item for item in wanted if item.series_instance_uid == series]
-            outcome = self._get(study_instance_uid, series, items, store)
+            if self._archive.retrieve == "c-move":
+                outcome = self._move(study_instance_uid, series, items)
+            else:
+                outcome = self._get(study_instance_uid, series, items, arrivals)
             completed, failed = completed + outcome.completed, failed + outcome.failed
         return Outcome(completed, failed)
 
-    def _get(self, study: str, series: str, items: Sequence[Held], store: Store) -> Outcome:
-        query = _query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
-        query.SOPInstanceUID = [item.sop_instance_uid for item in items]
+    def _get(self, study: str, series: str, items: Sequence[Held], arrivals: Arrivals) -> Outcome:
+        query = _images(study, series, items)
         classes = list(dict.fromkeys(item.sop_class_uid for item in items if item.sop_class_uid))
         stored: set[str] = set()
 
         def keep(event: evt.Event) -> int:
             request = event.request
             assert isinstance(request, C_STORE)
-            fetched = Fetched(
-                sop_class_uid=str(request.AffectedSOPClassUID),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                transfer_syntax_uid=str(event.context.transfer_syntax),
-                data_set=event.encoded_dataset(include_meta=False),
-            )
-            status = store(fetched)
+            uid = str(request.AffectedSOPInstanceUID)
+            with _pieces(event) as pieces:
+                syntax = str(event.context.transfer_syntax)
+                status = arrivals.take(Fetched(str(request.AffectedSOPClassUID), uid, syntax, pieces))
             if status == 0:
-                stored.add(fetched.sop_instance_uid)
+                stored.add(uid)
             return status
 
         contexts = [build_context(StudyRootQueryRetrieveInformationModelGet), *_storage(classes)]
@@ -145,8 +160,25 @@ class DimseArchive:
             hold_reactor(association)
             for status, _ in association.send_c_get(query, StudyRootQueryRetrieveInformationModelGet):
                 self._check(status, "C-GET")
+                if arrivals.full:
+                    association.abort()
+                    break
         wanted = {item.sop_instance_uid for item in items}
         return Outcome(len(stored & wanted), len(wanted - stored))
+
+    def _move(self, study: str, series: str, items: Sequence[Held]) -> Outcome:
+        """To Hilum's own AE title, which the archive knows the address of."""
+        contexts = [build_context(StudyRootQueryRetrieveInformationModelMove)]
+        completed = 0
+        with self._association(contexts) as association:
+            hold_reactor(association)
+            query, model = _images(study, series, items), StudyRootQueryRetrieveInformationModelMove
+            for status, _ in association.send_c_move(query, self._calling_ae, model):
+                if status.get("Status") == _MOVE_DESTINATION_UNKNOWN:
+                    raise Reject(f"archive {self._archive.name}: it does not know where {self._calling_ae} is")
+                self._check(status, "C-MOVE")
+                completed = int(status.get("NumberOfCompletedSuboperations", None) or completed)
+        return Outcome(completed, len(items) - completed)
 
     def _find(self, query: Dataset) -> Iterator[Dataset]:
         contexts = [build_context(StudyRootQueryRetrieveInformationModelFind)]
@@ -206,6 +238,29 @@ def _query(level: str, **keys: str) -> Dataset:
     for name, value in keys.items():
         setattr(query, name, value)
     return query
+
+
+def _images(study: str, series: str, items: Sequence[Held]) -> Dataset:
+    query = _query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
+    query.SOPInstanceUID = [item.sop_instance_uid for item in items]
+    return query
+
+
+@contextlib.contextmanager
+def _pieces(event: evt.Event) -> Iterator[Iterator[bytes | memoryview]]:
+    """The data set that a C-STORE of the archive brought, from memory or from the file that it was received into."""
+    file = getattr(event.request, "_dataset_file", None)
+    if file is None:
+        yield iter((event.encoded_dataset(include_meta=False),))
+        return
+    try:
+        file.close()
+        with open(file.name, "rb") as received:
+            head = received.read(144)  # PS3.10 7.1: the length of the file meta information is its first element
+            received.seek(144 + int.from_bytes(head[140:144], "little"))
+            yield iter(lambda: received.read(_PIECE_BYTES), b"")
+    finally:
+        Path(file.name).unlink(missing_ok=True)
 
 
 def _storage(classes: Sequence[str]) -> list[PresentationContext]:
