@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Connection
+
 from hilum.adapters.sql.tables import instances, revisions, series, studies
 from hilum.contracts.messages import StudyReady
 from hilum.contracts.topics import STUDY_READY
@@ -14,7 +16,6 @@ from hilum.ports.events import Outgoing, Publisher
 from hilum_listener.handlers.evidence import forget_senders
 from hilum_listener.handlers.index import is_image
 from hilum_listener.handlers.priors import fetched_priors
-from sqlalchemy import Connection
 
 
 def draft(connection: Connection, study: Any, *, reason: str, now: datetime) -> StudyRevision:
