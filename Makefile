@@ -46,8 +46,9 @@ fuzz: setup $(VENV)/.fuzz  ## fuzz the PDU reader, the Part 10 indexer and STOW 
 prove-kill: setup $(VENV)/.test  ## kill -9 the receiver between every two steps, 500 rounds (ROUNDS=n)
 	$(BIN)/python -W ignore -m hilum_listener.testing_kill --rounds $(or $(ROUNDS),500)
 
-services:  ## install the programs that tests meet (Debian packages; needs root)
+services: setup  ## install the programs that tests meet (Debian packages need root)
 	@tests/tools/install-services
+	@tests/tools/install-triton $(BIN)
 
 lock: $(VENV)/.bootstrap  ## renew requirements/*.txt from the pyproject.toml files
 	$(BIN)/uv lock --upgrade
@@ -56,6 +57,8 @@ lock: $(VENV)/.bootstrap  ## renew requirements/*.txt from the pyproject.toml fi
 	$(call export,test,--all-packages --group build --group test --group check)
 	$(call export,fuzz,--only-group fuzz)
 	$(call export,train,--package hilum-modelops --group train)
+	$(BIN)/uv pip compile -q --no-deps --universal --python-version 3.11 --generate-hashes --upgrade --no-header \
+	  --no-annotate --no-emit-index-url requirements/triton.in -o requirements/triton.txt
 
 export = $(BIN)/uv export -q --frozen --no-emit-workspace --no-header --no-annotate $(2) -o requirements/$(1).txt >/dev/null
 

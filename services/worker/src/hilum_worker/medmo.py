@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 def default_checkpoint() -> Path:
     """MedMO-Nano, beside the runtime that runs it."""
-    return Path(hilum_medmo.__file__).parents[2] / "checkpoints" / "medmo-nano"
+    return hilum_medmo.nano_checkpoint()
 
 
 class MedMOModel:

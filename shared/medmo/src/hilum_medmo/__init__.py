@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hilum_medmo.engine import load
 from hilum_medmo.errors import CheckpointError, MedMOError, RequestError
 from hilum_medmo.model import Finish, Generation, MedMO, ModelIdentity, Request, Threshold, Timings, Token
@@ -19,4 +21,10 @@ __all__ = [
     "Timings",
     "Token",
     "load",
+    "nano_checkpoint",
 ]
+
+
+def nano_checkpoint() -> Path:
+    """MedMO-Nano's folder, beside the runtime that runs it."""
+    return Path(__file__).resolve().parents[2] / "checkpoints" / "medmo-nano"
