@@ -24,6 +24,7 @@ _FILES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _PIECE_BYTES, _LEAST_BYTES_PER_S = 1 << 16, 1 << 14
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 Row = Mapping[str, Any]
+Parameters = Sequence[tuple[str, str | int | float | bool | None]]
 
 
 class WebArchive:
@@ -34,7 +35,7 @@ class WebArchive:
         self._client = httpx.Client(timeout=archive.timeout_s, trust_env=False, follow_redirects=False)
 
     def instances(self, study_instance_uid: str) -> Sequence[Held]:
-        rows = self._query(f"/studies/{_checked(study_instance_uid)}/instances", {})
+        rows = self._query(f"/studies/{_checked(study_instance_uid)}/instances")
         return [Held(_text(row, _SERIES), _text(row, _INSTANCE), _text(row, _CLASS)) for row in rows]
 
     def earlier(self, patient_id: str, issuer: str) -> Sequence[EarlierStudy]:
@@ -42,9 +43,9 @@ class WebArchive:
             return ()
         if any(character in patient_id for character in "*?\\"):
             raise Reject("the patient's identifier has characters that a query takes for wildcards")
-        fields = ",".join((_PATIENT_ID, _ISSUER, _DATE, _MODALITIES, _COUNT))
+        fields = (_PATIENT_ID, _ISSUER, _DATE, _MODALITIES, _COUNT)
         found = []
-        for row in self._query("/studies", {"PatientID": patient_id, "includefield": fields}):
+        for row in self._query("/studies", fields, PatientID=patient_id):
             stated = _text(row, _ISSUER)
             if _text(row, _PATIENT_ID) != patient_id or (issuer and stated not in ("", issuer)):
                 continue  # archives may match more loosely than they should
@@ -53,7 +54,7 @@ class WebArchive:
         return found
 
     def _study(self, uid: str, row: Row) -> EarlierStudy:
-        rows = list(self._query(f"/studies/{uid}/series", {"includefield": f"{_MODALITY},{_PART}"}))
+        rows = list(self._query(f"/studies/{uid}/series", (_MODALITY, _PART)))
         modalities = {*_values(row, _MODALITIES), *(value for r in rows for value in _values(r, _MODALITY))}
         parts = {value.strip().upper() for r in rows for value in _values(r, _PART)}
         count = _text(row, _COUNT)
@@ -77,7 +78,7 @@ class WebArchive:
     def _retrieve(self, study: str, held: Held, arrivals: Arrivals) -> bool:
         uids = [_checked(uid) for uid in (study, held.series_instance_uid, held.sop_instance_uid)]
         path = "/studies/{}/series/{}/instances/{}".format(*uids)
-        with self._get(path, {}, accept=_FILES, what="WADO-RS") as response:
+        with self._get(path, (), accept=_FILES, what="WADO-RS") as response:
             if response.status_code in (404, 410):
                 return False
             self._check(response, "WADO-RS")
@@ -99,11 +100,12 @@ class WebArchive:
             for outcome in transaction.outcomes
         )
 
-    def _query(self, path: str, parameters: Mapping[str, str]) -> Iterator[Row]:
+    def _query(self, path: str, fields: Sequence[str] = (), **keys: str) -> Iterator[Row]:
         """Every row, page after page. Ends where a page brings nothing new: an archive may not know `offset`."""
+        asked = [*keys.items(), *(("includefield", field) for field in fields)]
         seen: set[str] = set()
         for offset in range(0, _MOST_ROWS, _PAGE):
-            rows = self._page(path, {**parameters, "limit": str(_PAGE), "offset": str(offset)})
+            rows = self._page(path, [*asked, ("limit", str(_PAGE)), ("offset", str(offset))])
             new = {key: row for row in rows if (key := json.dumps(row, sort_keys=True)) not in seen}
             seen.update(new)
             yield from new.values()
@@ -111,7 +113,7 @@ class WebArchive:
                 return
         raise Reject(f"archive {self._archive.name}: it answers with more than {_MOST_ROWS} rows")
 
-    def _page(self, path: str, parameters: Mapping[str, str]) -> Sequence[Row]:
+    def _page(self, path: str, parameters: Parameters) -> Sequence[Row]:
         body = bytearray()
         with self._get(path, parameters, accept="application/dicom+json", what="QIDO-RS") as response:
             if response.status_code == 204:
@@ -139,11 +141,11 @@ class WebArchive:
             yield piece
 
     @contextmanager
-    def _get(self, path: str, parameters: Mapping[str, str], *, accept: str, what: str) -> Iterator[httpx.Response]:
+    def _get(self, path: str, parameters: Parameters, *, accept: str, what: str) -> Iterator[httpx.Response]:
         url = self._archive.url.rstrip("/") + path
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         try:
-            with self._client.stream("GET", url, params=dict(parameters), headers=headers) as response:
+            with self._client.stream("GET", url, params=list(parameters), headers=headers) as response:
                 yield response
         except httpx.HTTPError as error:
             raise Retry(f"archive {self._archive.name}: {what} broke off ({type(error).__name__})") from error

@@ -1,14 +1,14 @@
 """Orthanc as a PACS beside the tests: on free ports, in a temporary folder."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from hilum.testing.external import Process, answers, free_port, need
+from hilum.testing.external import Process, answers, free_port, missing, need
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,22 @@ class Orthanc:
         return [self.http.get(f"/instances/{key}/file").content for key in self.http.get("/instances").json()]
 
 
+def dicomweb_plugin() -> Path:
+    """Where Debian puts the plugin for QIDO-RS and WADO-RS; the test says what to install when it isn't there."""
+    found = sorted(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*"))
+    if not found:
+        missing("Orthanc's DICOMweb plugin", "apt-get install orthanc-dicomweb")
+    return found[0]
+
+
 @contextmanager
-def orthanc(folder: Path, *, plugins: Sequence[str | Path] = ()) -> Iterator[Orthanc]:
-    """Starts Orthanc, waits until it answers, and stops it in the end."""
+def orthanc(
+    folder: Path, *, plugins: Sequence[str | Path] = (), modalities: Mapping[str, tuple[str, str, int]] | None = None
+) -> Iterator[Orthanc]:
+    """Starts Orthanc, waits until it answers, and stops it in the end.
+
+    `modalities`: whom it may send to, by a name: AE title, host and port.
+    """
     program = need("Orthanc", install="orthanc")
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
@@ -44,6 +57,8 @@ def orthanc(folder: Path, *, plugins: Sequence[str | Path] = ()) -> Iterator[Ort
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowGet": True,
+        "DicomAlwaysAllowMove": True,
+        "DicomModalities": {name: list(where) for name, where in (modalities or {}).items()},
         "Plugins": [str(plugin) for plugin in plugins],
     }
     (folder / "orthanc.json").write_text(json.dumps(configuration))
