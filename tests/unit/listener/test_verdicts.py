@@ -158,13 +158,13 @@ class Port:
 
     def __init__(self, *, away: int = 0) -> None:
         self.away = away
-        self.got: list[tuple[str, str, int]] = []
+        self.got: list[tuple[str, str | None, int | None]] = []
 
-    def send(self, outgoing: Outgoing, *, ae_title: str, host: str, port: int) -> Delivery:
+    def send(self, outgoing: Outgoing, peer: Peer) -> Delivery:
         if self.away:
             self.away -= 1
             return Delivery(False, "no association")
-        self.got.append((outgoing.transaction_uid, host, port))
+        self.got.append((outgoing.transaction_uid, peer.host, peer.port))
         return Delivery(True)
 
 
@@ -224,7 +224,7 @@ def test_a_report_that_a_killed_process_had_claimed_is_taken_up_when_its_lease_e
     decided(listener)
 
     class Killed(Port):
-        def send(self, outgoing: Outgoing, *, ae_title: str, host: str, port: int) -> Delivery:
+        def send(self, outgoing: Outgoing, peer: Peer) -> Delivery:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

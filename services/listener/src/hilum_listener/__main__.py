@@ -178,7 +178,7 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     def commit(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)
         settings = CommitSettings.of(site)
-        sender = NewAssociation(own_ae=settings.ae_title)
+        sender = NewAssociation(own_ae=settings.ae_title, tls=settings.tls)
         announce_ready(places.data, "commit")
         Reporter(engine, _CLOCK, settings.peers, Offers(places.run), sender).run(stop)
 

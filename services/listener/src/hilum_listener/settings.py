@@ -177,8 +177,11 @@ class CommitSettings:
 
     @classmethod
     def of(cls, site: Site) -> Self:
-        return cls(ae_title=site.ae_title.strip(), peers=site.peers)
+    """`tls`: what Hilum shows to peers that it reaches over TLS."""
 
+        return cls(ae_title=site.ae_title.strip(), peers=site.peers, tls=site.listener.tls)
+
+    tls: Tls | None = None
 
 @dataclass(frozen=True, slots=True)
 class RouteSettings:

@@ -1,5 +1,6 @@
 """For tests: a modality's procedure steps, notifications and commitment requests, and what answers its reports."""
 
+import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,15 +121,19 @@ class Reports:
 
 
 class Requester:
-    """A modality's or PACS's own port, where it takes reports."""
+    """A modality's or PACS's own port, where it takes reports; over TLS only with a context."""
 
-    def __init__(self, reports: Reports, *, ae_title: str = "MODALITY", port: int = 0) -> None:
+    def __init__(
+        self, reports: Reports, *, ae_title: str = "MODALITY", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.reports = reports
         self._entity = AE(ae_title=ae_title)
         self._entity.require_called_aet = True
         self._entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, reports.handle)]
-        self._server = self._entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._server = self._entity.start_server(
+            ("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls
+        )
         self.port = int(self._server.server_address[1])  # type: ignore[union-attr]
 
     def __enter__(self) -> "Requester":

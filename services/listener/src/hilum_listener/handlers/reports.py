@@ -26,7 +26,7 @@ _OFFERED_S, _TAKEN_S = 1.0, 40.0
 
 
 class Sender(Protocol):
-    def send(self, outgoing: Outgoing, *, ae_title: str, host: str, port: int) -> Delivery:
+    def send(self, outgoing: Outgoing, peer: Peer) -> Delivery:
         """One attempt on an association of its own; trouble of any kind is an undelivered report."""
         ...
 
@@ -91,7 +91,7 @@ class Reporter:
             if connection.execute(query).first() is None:
                 return None
         with transaction(self._engine) as connection:
-            row: Any = connection.execute(query).first()
+            row: Any = connection.execute(query.with_for_update(skip_locked=True)).first()
             if row is None:
                 return None
             claimed = {"state": "sending", "token": row.token + 1, "attempts": row.attempts + 1}
@@ -144,7 +144,7 @@ class Reporter:
         asked_by = outgoing.calling_ae.strip()
         for peer in self._peers:
             if peer.ae_title.strip() == asked_by and peer.host is not None and peer.port is not None:
-                return self._sender.send(outgoing, ae_title=asked_by, host=peer.host, port=peer.port)
+                return self._sender.send(outgoing, peer)
         return Delivery(False, "its association has ended, and no host and port are configured for its AE title")
 
     def _on_the_same(self, outgoing: Outgoing) -> bool:

@@ -1,4 +1,4 @@
-"""Certificates, and what a TLS port answers with, as PS3.15 B.12 has it: BCP 195, that is RFC 8996 and RFC 9325."""
+"""Certificates and TLS on both sides, as PS3.15 B.12 has it: BCP 195, that is RFC 8996 and RFC 9325."""
 
 import ssl
 from pathlib import Path
@@ -44,15 +44,8 @@ def server_context(tls: Tls, peers: tuple[Peer, ...]) -> ssl.SSLContext:
     Raises:
         CertificateUnusable: a file is missing or wrong, the key has a pass phrase or belongs to another certificate.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: 1.0 and 1.1 are gone
-    context.set_ciphers(_CIPHERS_1_2)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    try:
-        context.load_cert_chain(tls.certificate, tls.key, password=_no_pass_phrase)
-    except (OSError, ValueError) as error:  # SSLError is an OSError
-        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-        raise CertificateUnusable(f"{tls.certificate} with {tls.key}: {why}") from error
+    context = _context(ssl.PROTOCOL_TLS_SERVER, tls)
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     pinned = [peer.certificate for peer in peers if peer.certificate is not None]
     try:
         if tls.client_ca is not None:
@@ -64,6 +57,48 @@ def server_context(tls: Tls, peers: tuple[Peer, ...]) -> ssl.SSLContext:
     if tls.client_ca is not None or pinned:
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a peer's certificate counts without its authority
+    return context
+
+
+def client_context(certificate: Path, own: Tls | None) -> ssl.SSLContext:
+    """For an association to a peer that must show exactly this certificate; `own` is what Hilum shows when it is asked.
+
+    The certificate, and not a host name in it, says who the peer is. The handshake fails for any other, also for one
+    that this certificate has signed, so nothing is sent to whoever shows it.
+
+    Raises:
+        CertificateUnusable: a file is missing or wrong.
+    """
+    expected = certificate_der(certificate)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, own)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=expected)
+    except (OSError, ValueError) as error:
+        raise CertificateUnusable(f"{certificate}: holds no certificate that can be read") from error
+
+    class Pinned(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            if self.getpeercert(binary_form=True) != expected:
+                raise ssl.SSLCertVerificationError("not the certificate that is configured for this peer")
+
+    context.sslsocket_class = Pinned
+    return context
+
+
+def _context(protocol: int, own: Tls | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: 1.0 and 1.1 are gone
+    context.set_ciphers(_CIPHERS_1_2)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if own is not None:
+        try:
+            context.load_cert_chain(own.certificate, own.key, password=_no_pass_phrase)
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            why = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+            raise CertificateUnusable(f"{own.certificate} with {own.key}: {why}") from error
     return context
 
 

@@ -11,6 +11,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
 from hilum.adapters.dicom.requests import hold_reactor
+from hilum.runtime.config import Peer, Tls
 from hilum_listener.handlers.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
@@ -19,6 +20,7 @@ from hilum_listener.handlers.commitment import (
     Delivery,
     Outgoing,
 )
+from hilum_listener.transport.certificates import CertificateUnusable, client_context
 
 _CONNECT_S, _ANSWER_S = 5.0, 20.0
 
@@ -64,23 +66,33 @@ def request(transaction_uid: str, report: Mapping[str, Any], *, message_id: int,
 class NewAssociation:
     """Sends a report to the requester's own port, with Hilum in the SCP role (PS3.4 J.3.3, PS3.7 D.3.3.4)."""
 
-    def __init__(self, *, own_ae: str) -> None:
+    def __init__(self, *, own_ae: str, tls: Tls | None = None) -> None:
+        """`tls`: Hilum's own certificate, shown to peers that have one configured."""
+        self._tls = tls
         self._entity = AE(ae_title=own_ae)
         self._entity.connection_timeout = self._entity.acse_timeout = _CONNECT_S
         self._entity.dimse_timeout = self._entity.network_timeout = _ANSWER_S
 
-    def send(self, outgoing: Outgoing, *, ae_title: str, host: str, port: int) -> Delivery:
+    def send(self, outgoing: Outgoing, peer: Peer) -> Delivery:
+        """A peer with a certificate is reached over TLS and by nobody else's certificate, or not at all."""
+        if peer.host is None or peer.port is None:
+            return Delivery(False, "no host and port are configured for its AE title")
+        try:
+            context = None if peer.certificate is None else client_context(peer.certificate, self._tls)
+        except CertificateUnusable as error:
+            return Delivery(False, str(error))
         association = self._entity.associate(
-            host,
-            port,
+            peer.host,
+            peer.port,
             contexts=[build_context(MODEL)],
-            ae_title=ae_title,
+            ae_title=peer.ae_title.strip(),
             ext_neg=[build_role(MODEL, scp_role=True)],
+            tls_args=None if context is None else (context, peer.host),
         )
         if not association.is_established:
             if association.is_rejected:
                 return Delivery(False, "the association was rejected")
-            return Delivery(False, "no association")
+            return Delivery(False, "no association" if context is None else "no association over TLS")
         try:
             if not association.accepted_contexts:
                 return Delivery(False, "storage commitment was not accepted")
