@@ -1,19 +1,91 @@
-"""For tests: the STOW-RS process as it runs at a site, and a sender that may do everything wrong."""
+"""For tests: STOW-RS without a network and as the process that runs at a site, and a sender that may do all wrong."""
 
 import http.client
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from sys import executable
 from typing import Any
 
+import numpy as np
+from pydicom import Dataset
+
+from hilum.domain.errors import Reject
+from hilum.testing.dicom_files import chest_image
 from hilum.testing.external import Process
+from hilum_listener.handlers.journal import Entry, InstanceReceived, read
+from hilum_listener.handlers.stow import Failure, Outcome, Transaction
+from hilum_listener.handlers.stow_store import DurableStore
+from hilum_listener.testing import Listener
 from hilum_listener.testing_scp import Running
 
 BOUNDARY = "hilum-test"
 MEDIA_TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
 PART_HEAD = b"Content-Type: application/dicom\r\n"
+PIXELS = np.arange(64, dtype=np.uint16).reshape(8, 8)
+IMAGE = chest_image(PIXELS)
+
+
+def named(name: str, **attributes: Any) -> Dataset:
+    """A small image of the study that `IMAGE` is of."""
+    return chest_image(PIXELS, name=name, **attributes)
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[Failure | None]:
+    return [outcome.failure for outcome in outcomes]
+
+
+class Door:
+    """Requests to one listener's spool and journal."""
+
+    def __init__(self, listener: Listener, pool: ThreadPoolExecutor) -> None:
+        self.listener = listener
+        self._pool = pool
+
+    def store(self) -> DurableStore:
+        listener = self.listener
+        return DurableStore(
+            listener.spool,
+            listener.journal,
+            listener.clock.now,
+            self._pool,
+            calling_ae="WEB",
+            peer="127.0.0.1",
+            association="w-1",
+        )
+
+    def post(self, body: bytes, *, study: str = "", piece: int = 1 << 16) -> list[Outcome]:
+        transaction = Transaction(BOUNDARY, self.store(), study_instance_uid=study)
+        try:
+            for at in range(0, len(body), piece):
+                transaction.feed(body[at : at + piece])
+        except Reject:
+            pass
+        transaction.finish()
+        return transaction.outcomes
+
+    def entries(self) -> list[Entry]:
+        found: list[Entry] = []
+        for path in sorted(self.listener.places.journal.glob("*.jsonl")):
+            found += [entry for entry, _ in read(path, 0).entries if entry is not None]
+        return found
+
+    def received(self) -> list[InstanceReceived]:
+        return [entry for entry in self.entries() if isinstance(entry, InstanceReceived)]
+
+    def files(self) -> list[bytes]:
+        """What the spool holds; names made ahead are empty, and not counted."""
+        return [path.read_bytes() for path in self._written()]
+
+    def half_written(self) -> list[Path]:
+        """Files with content that no journal names."""
+        known = {entry.uri for entry in self.received()}
+        return [path for path in self._written() if f"spool:{path.parent.name}/{path.name}" not in known]
+
+    def _written(self) -> list[Path]:
+        return [path for path in sorted(self.listener.places.spool.glob("??/*.dcm")) if path.stat().st_size]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def stow(data: bytes) -> bool:
         outcomes = examine(media_type.decode("latin-1"), pieces)
     except Reject:
         return False
-    return any(outcome.sop_instance_uid for outcome in outcomes)
+    return any(outcome.sop_instance_uid and outcome.warning is None for outcome in outcomes)
 
 
 class _Sink:

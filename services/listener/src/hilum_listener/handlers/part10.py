@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hilum.adapters.dicom.elements import parse
+from hilum.adapters.dicom.elements import file_meta, parse
 from hilum.domain.errors import Reject
 from hilum.domain.identity import derive_uid
 
@@ -18,6 +18,7 @@ IMPLEMENTATION_VERSION = "HILUM"
 _DEFLATED_LE = "1.2.840.10008.1.2.1.99"
 _META_BYTES, _PIECE_BYTES = 1 << 16, 1 << 20
 _UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
+_UNREADABLE = (ValueError, ArithmeticError, IndexError, struct.error, zlib.error)
 
 
 def file_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -50,6 +51,8 @@ class Identity:
     Attributes:
         contradictory: the file meta information names another object than the data set.
         declared_end: where its pixel data ends, in bytes from the start; 0 if unknown.
+        unreadable: the data set does not pass the pre-check, or its Study Instance UID is no UID.
+        data_set_at: where the data set begins, in bytes from the start.
     """
 
     sop_class_uid: str
@@ -58,33 +61,50 @@ class Identity:
     transfer_syntax_uid: str
     contradictory: bool = False
     declared_end: int = 0
+    unreadable: bool = False
+    data_set_at: int = 0
+
+    @property
+    def is_named(self) -> bool:
+        """It says as much of itself as a C-STORE request says of its data set."""
+        return all((self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid))
 
     @property
     def is_complete(self) -> bool:
-        return all((self.sop_class_uid, self.sop_instance_uid, self.study_instance_uid, self.transfer_syntax_uid))
+        return self.is_named and bool(self.study_instance_uid)
 
 
 def identify(head: bytes) -> Identity:
     """Finds the UIDs at the start of a Part 10 file; costs at most a scan of these bytes, whatever they hold.
 
     Raises:
-        Reject: no Part 10 file, or a UID that is none.
+        Reject: no Part 10 file, or a UID in its file meta information that is none.
     """
     try:
-        file = parse(head, inflated_head=len(head))
-    except (ValueError, ArithmeticError, IndexError, struct.error, zlib.error) as error:
+        meta, data_set_at = file_meta(head)
+    except _UNREADABLE as error:
         raise Reject(f"the file cannot be read as DICOM ({type(error).__name__})") from error
-    of_meta = [_uid(file.meta.ascii(tag)) for tag in (0x00020002, 0x00020003)]
-    of_dataset = [_uid(file.dataset.ascii(tag)) for tag in (0x00080016, 0x00080018)]
-    sop_class_uid, sop_instance_uid = (other or one for one, other in zip(of_meta, of_dataset, strict=True))
-    pixels = None if file.transfer_syntax_uid == _DEFLATED_LE else file.pixel_data
+    of_meta = [_uid(meta.ascii(tag)) for tag in (0x00020002, 0x00020003)]
+    syntax = _uid(meta.ascii(0x00020010))
+    try:
+        file = parse(head, inflated_head=len(head))
+    except (Reject, *_UNREADABLE):
+        return Identity(of_meta[0], of_meta[1], "", syntax, unreadable=True, data_set_at=data_set_at)
+    stated = [file.dataset.ascii(tag) for tag in (0x00080016, 0x00080018)]
+    sop_class_uid, sop_instance_uid = (
+        one or (other if is_uid(other) else "") for one, other in zip(of_meta, stated, strict=True)
+    )
+    study = file.dataset.ascii(0x0020000D)
+    pixels = None if syntax == _DEFLATED_LE else file.pixel_data
     return Identity(
         sop_class_uid=sop_class_uid,
         sop_instance_uid=sop_instance_uid,
-        study_instance_uid=_uid(file.dataset.ascii(0x0020000D)),
-        transfer_syntax_uid=_uid(file.transfer_syntax_uid),
-        contradictory=any(one and other and one != other for one, other in zip(of_meta, of_dataset, strict=True)),
+        study_instance_uid=study if is_uid(study) else "",
+        transfer_syntax_uid=syntax,
+        contradictory=any(one and other and one != other for one, other in zip(of_meta, stated, strict=True)),
         declared_end=0 if pixels is None or pixels.undefined_length else pixels.end,
+        unreadable=bool(study) and not is_uid(study),
+        data_set_at=data_set_at,
     )
 
 

@@ -16,7 +16,7 @@ from hilum_listener.handlers.part10 import Identity, identify
 DICOM = "application/dicom"
 MAX_PARTS = 20_000
 HEAD_BYTES = 1 << 21
-"""The UIDs must be in so many bytes from a file's start."""
+"""What a part is must be said in so many bytes from its start. The file meta information is enough for that."""
 _FIRST_LOOK_BYTES = 1 << 16
 _PREFIX_END = 132  # PS3.10 7.1
 _NOTHING = Identity("", "", "", "")
@@ -32,7 +32,7 @@ class Failure(IntEnum):
 
 
 class StoreWarning(IntEnum):
-    """Warning Reason (0008,1196): PS3.18 table I.2-1. Stored all the same."""
+    """Warning Reason (0008,1196): PS3.18 table I.2-1. Stored all the same, for the index to judge."""
 
     DOES_NOT_MATCH_SOP_CLASS = 0xB007
 
@@ -97,7 +97,10 @@ class _Part:
 
     @property
     def warning(self) -> StoreWarning | None:
-        return StoreWarning.DOES_NOT_MATCH_SOP_CLASS if self.identity.declared_end > self.size else None
+        """The index will quarantine it, or its pixels are not all there."""
+        without_study = not self.identity.study_instance_uid and self.size <= HEAD_BYTES
+        cut = self.identity.declared_end > self.size
+        return StoreWarning.DOES_NOT_MATCH_SOP_CLASS if self.identity.unreadable or without_study or cut else None
 
 
 class Transaction:
@@ -195,7 +198,7 @@ class Transaction:
         if not part.identity.is_complete and not part.look():
             part.fail(Failure.CANNOT_UNDERSTAND)
         self._judge(part)
-        if part.failure is None and not part.identity.is_complete:
+        if part.failure is None and not self._may_stay(part):
             part.fail(Failure.CANNOT_UNDERSTAND)
         if part.draft is not None:
             try:
@@ -211,6 +214,12 @@ class Transaction:
         if before < _FIRST_LOOK_BYTES <= part.size and part.look() and part.identity.is_complete:
             self._judge(part)
             part.head = bytearray()
+
+    def _may_stay(self, part: _Part) -> bool:
+        """As C-STORE has it: what is named and has a data set is kept, and what that is worth the index says. In a
+        request for one study, a part must say which one it is of as well."""
+        named = part.identity.is_complete if self._study_instance_uid else part.identity.is_named
+        return named and part.size > part.identity.data_set_at
 
     def _judge(self, part: _Part) -> None:
         if part.identity.contradictory:

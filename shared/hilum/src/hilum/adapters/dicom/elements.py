@@ -223,15 +223,7 @@ def parse(view: Buffer, *, inflated_head: int | None = None, whole: bool = False
     Raises:
         Reject, ValueError, struct.error, zlib.error: as `opened`, which makes a `Reject` of each.
     """
-    if bytes(view[128:132]) != b"DICM":  # PS3.10 7.1
-        raise Reject("not a DICOM file: the DICM prefix is missing")
-    at, end = 132, min(len(view), 132 + MAX_META_BYTES)
-    while at + 8 <= end and struct.unpack_from("<H", view, at)[0] == 2:
-        element = _element(view, at, end, _EXPLICIT)
-        if element is None or element.undefined_length or element.end > end:
-            raise Reject("the file ends inside its file meta information, or that is too long")
-        at = element.end
-    meta = scan(view, 132, at, _EXPLICIT)
+    meta, at = file_meta(view)
     syntax = meta.ascii(0x00020010)
     if syntax != _DEFLATED_LE:
         return File(meta, _checked(view, at, len(view), _encoding(view, at, syntax)), syntax)
@@ -247,6 +239,23 @@ def parse(view: Buffer, *, inflated_head: int | None = None, whole: bool = False
         if complete or not PIXEL_DATA_TAGS.isdisjoint(dataset.by_tag):
             return File(meta, dataset, syntax)
     raise Reject(f"the deflated header is larger than {MAX_INFLATED_HEAD_BYTES >> 20} MiB")
+
+
+def file_meta(view: Buffer) -> tuple[Elements, int]:
+    """The file meta information alone, and the offset of the dataset behind it.
+
+    Raises:
+        Reject, ValueError, struct.error: no Part 10 file, or one that ends in there.
+    """
+    if bytes(view[128:132]) != b"DICM":  # PS3.10 7.1
+        raise Reject("not a DICOM file: the DICM prefix is missing")
+    at, end = 132, min(len(view), 132 + MAX_META_BYTES)
+    while at + 8 <= end and struct.unpack_from("<H", view, at)[0] == 2:
+        element = _element(view, at, end, _EXPLICIT)
+        if element is None or element.undefined_length or element.end > end:
+            raise Reject("the file ends inside its file meta information, or that is too long")
+        at = element.end
+    return scan(view, 132, at, _EXPLICIT), at
 
 
 def _checked(buffer: Buffer, start: int, end: int, encoding: Encoding) -> Elements:
