@@ -82,6 +82,14 @@ def test_times_keep_their_microseconds_and_their_order(engine: Engine) -> None:
         assert list(connection.execute(query).scalars()) == times
 
 
+def test_text_with_a_nul_is_stored_and_found(engine: Engine) -> None:
+    put(engine, "a\0b", 1)
+    query = sa.select(journal_positions.c.position).where(journal_positions.c.journal == "a\0b")
+    with reading(engine) as connection:
+        assert connection.execute(query).scalar_one() == 1
+    assert set(positions(engine)) <= {"a\0b", "a\ufffdb"}
+
+
 def test_a_broken_constraint_is_a_bug_and_its_text_names_no_value(engine: Engine) -> None:
     put(engine, "Doe^Jane", 1)
     with pytest.raises(IntegrityError) as caught:

@@ -3,16 +3,14 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from hilum.adapters.sql import ledger, tables
-from hilum.adapters.sql.database import database_path, open_database, transaction
-from hilum.adapters.sql.schema import migrate
+from hilum.adapters.sql.database import transaction
 from hilum.domain.findings import Answer, Dropped
 from hilum.domain.inference import Lane
 from hilum.domain.results import AiState, DeliveryState, Format, StudyState
@@ -24,9 +22,7 @@ PIXELS = np.zeros((100, 80), np.uint16)
 
 
 @pytest.fixture
-def connection(tmp_path: Path) -> Iterator[Connection]:
-    engine = open_database(database_path(tmp_path))
-    migrate(engine)
+def connection(engine: Engine) -> Iterator[Connection]:
     with transaction(engine) as opened:
         yield opened
 

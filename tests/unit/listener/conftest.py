@@ -1,4 +1,4 @@
-"""A data folder with a spool, a journal and a migrated index; and STOW-RS into it."""
+"""A data folder with a spool, a journal and a migrated index in each kind of database; and STOW-RS into it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from sqlalchemy import Engine
 
-from hilum.adapters.sql.database import open_database
-from hilum.adapters.sql.schema import migrate
 from hilum.testing.clock import SetClock
 from hilum.testing.dicom_files import write
 from hilum_listener.settings import Places
@@ -18,11 +17,8 @@ from hilum_listener.testing_stow import IMAGE, Door
 
 
 @pytest.fixture
-def listener(tmp_path: Path) -> Iterator[Listener]:
-    engine = open_database(tmp_path / "hilum.db")
-    migrate(engine)
-    yield Listener(Places(tmp_path), engine, SetClock(START))
-    engine.dispose()
+def listener(tmp_path: Path, engine: Engine) -> Listener:
+    return Listener(Places(tmp_path), engine, SetClock(START))
 
 
 @pytest.fixture

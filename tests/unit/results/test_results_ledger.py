@@ -1,7 +1,6 @@
-"""Claims, fencing, retries, and encoders that fail: the rules of the delivery ledger on a real SQLite file."""
+"""Claims, fencing, retries, and encoders that fail: the rules of the delivery ledger on each kind of database."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
 
 from hilum.adapters.sql import tables
-from hilum.adapters.sql.database import open_database, transaction
+from hilum.adapters.sql.database import transaction
 from hilum.domain.errors import Reject
 from hilum.domain.results import AiState, Ended, Format, Result
 from hilum.runtime.config import Site, parse
@@ -54,13 +53,11 @@ simulation = true
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(tmp_path / "hilum.db")
+def engine(engine: Engine) -> Engine:
+    """A database of each kind that knows the study."""
     with transaction(engine) as connection:
-        tables.metadata.create_all(connection)
         samples.index_study(connection, at=NOW)
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def settings(config: str = CONFIG) -> Settings:

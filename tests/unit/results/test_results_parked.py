@@ -1,6 +1,5 @@
 """Deliveries that no destination takes any more are parked; what is put back goes out as it was."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from hilum.adapters.sql import tables
-from hilum.adapters.sql.database import open_database, transaction
+from hilum.adapters.sql.database import transaction
 from hilum.domain.results import DeliveryState, Format
 from hilum.runtime.config import parse
 from hilum.testing import results as samples
@@ -34,14 +33,12 @@ BOTH = SETTINGS.served
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(tmp_path / "hilum.db")
+def engine(engine: Engine) -> Engine:
+    """A database of each kind with one result."""
     with transaction(engine) as connection:
-        tables.metadata.create_all(connection)
         samples.index_study(connection, at=NOW)
         take(connection)
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def take(connection: Connection, *, revision: int = 1, encoders: Any = ENCODERS) -> None:

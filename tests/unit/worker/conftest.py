@@ -1,6 +1,5 @@
 """A data folder with a database, stored images and requests about them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from hilum.adapters.folder import FolderInstances
-from hilum.adapters.sql.database import open_database
-from hilum.adapters.sql.tables import metadata
 from hilum.domain.identity import derive_uid, digest_of
 from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task, TaskKind
 from hilum.testing.dicom_files import chest_image, write
@@ -68,8 +65,6 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    engine = open_database(tmp_path / "hilum.db")
-    metadata.create_all(engine)
-    yield Bench(tmp_path, engine)
-    engine.dispose()
+def bench(tmp_path: Path, engine: Engine) -> Bench:
+    """With a database of each kind."""
+    return Bench(tmp_path, engine)

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
 from hilum.adapters.folder import FolderInstances
-from hilum.adapters.sql.database import has_schema, reading, transaction
+from hilum.adapters.sql.database import has_schema, in_transaction, reading
+from hilum.adapters.sql.locks import lock_studies
 from hilum.adapters.sql.tables import journal_positions
+from hilum.adapters.sql.upsert import insert
 from hilum.domain.errors import Busy
 from hilum.domain.identity import study_key
 from hilum.domain.study import StudyRevision
@@ -27,8 +31,6 @@ from hilum_listener.handlers.tail import Tail
 from hilum_listener.handlers.tidy import Tidier, has_spool
 from hilum_listener.handlers.verdicts import Verdicts
 from hilum_listener.settings import AssembleSettings, Places
-from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.sqlite import insert
 
 _LOG = Log("hilum.listener.assemble")
 _LOOK_S = 0.02
@@ -120,14 +122,19 @@ class Assembler:
                     notices.append(look_up(entry, self._notices))
                 case AssociationChanged():
                     ends.append(entry)
-        with transaction(self._engine) as connection:
+
+        def write(connection: Connection) -> tuple[list[tuple[Arrival, str]], list[str]]:
             self._advance(connection, batch)
+            lock_studies(connection, [a.header.study_instance_uid for a in arrivals if a.header is not None])
             reasons = [(arrival, fold(connection, arrival)) for arrival in mark_requested(connection, arrivals)]
             brought = _brought(reasons)
             note_senders(connection, [pair for pair, requested in brought if not requested], self._ended)
             touched = [study for (study, _association), _requested in brought]
             touched += [study for notice in notices for study in fold_notice(connection, notice)]
             touched += [study for end in ends for study in note_end(connection, end)]
+            return reasons, touched
+
+        reasons, touched = in_transaction(self._engine, write)
         self._tail.positions[batch.journal] = batch.end
         self._remember(ends)
         self._completion.touch(touched, self._clock.now())
@@ -162,16 +169,20 @@ class Assembler:
             self._ended.popitem(last=False)
 
     def _advance(self, connection: Connection, batch: Read) -> None:
-        """Moves the position, and fails when another process moved it meanwhile: there may be one assembler only."""
-        known = connection.execute(
-            sa.select(journal_positions.c.position).where(journal_positions.c.journal == batch.journal)
-        ).scalar_one_or_none()
-        if (known or 0) != batch.start:
+        """Moves the position, and fails when another process moved it meanwhile: one assembler for each journal."""
+        table = journal_positions.c
+        if batch.start:
+            mine = sa.and_(table.journal == batch.journal, table.position == batch.start)
+            moved = connection.execute(sa.update(journal_positions).where(mine).values(position=batch.end))
+        else:
+            first = insert(connection, journal_positions).values(journal=batch.journal, position=batch.end)
+            moved = connection.execute(
+                first.on_conflict_do_update(
+                    index_elements=["journal"], set_={"position": batch.end}, where=table.position == 0
+                )
+            )
+        if moved.rowcount != 1:
             raise Busy("another process folds the same journal")
-        statement = insert(journal_positions).values(journal=batch.journal, position=batch.end)
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["journal"], set_={"position": statement.excluded.position})
-        )
 
     def _complete(self) -> None:
         for revision in self._completion.complete_due(self._engine, self._clock.now()):

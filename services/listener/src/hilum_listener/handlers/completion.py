@@ -1,12 +1,15 @@
 """Judges the studies that are being received, completes those that are, and publishes them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 import sqlalchemy as sa
-from hilum.adapters.sql.database import reading, transaction
+from sqlalchemy import Connection, Engine
+
+from hilum.adapters.sql.database import in_transaction, reading
+from hilum.adapters.sql.locks import lock_studies
 from hilum.adapters.sql.tables import studies
 from hilum.domain.routing import early_start, rule_of
 from hilum.domain.study import Complete, StudyRevision, Wait, decide_completeness
@@ -16,7 +19,6 @@ from hilum_listener.handlers.evidence import gather
 from hilum_listener.handlers.priors import await_priors
 from hilum_listener.handlers.revisions import draft, end_receiving, is_unchanged, last_received_at, publish
 from hilum_listener.settings import AssembleSettings
-from sqlalchemy import Connection, Engine
 
 _LOOK_AGAIN = timedelta(seconds=0.5)
 """How often is looked whether earlier studies have come."""
@@ -67,12 +69,14 @@ class Completion:
             judged = {uid: self._judge(connection, uid, now) for uid in due}
         complete = [uid for uid, decision in judged.items() if isinstance(decision, Complete | Early)]
         done: list[StudyRevision] = []
-        if complete:
-            with transaction(engine) as connection:
-                for uid in complete:
-                    done += self._act(connection, uid, self._judge(connection, uid, now), now)
+        if complete:  # judged again, under the lock
+            done = in_transaction(engine, lambda connection: self._complete(connection, complete, now))
         self._settle(judged)
         return done
+
+    def _complete(self, connection: Connection, uids: Sequence[str], now: datetime) -> list[StudyRevision]:
+        lock_studies(connection, uids)
+        return [one for uid in uids for one in self._act(connection, uid, self._judge(connection, uid, now), now)]
 
     def _judge(self, connection: Connection, uid: str, now: datetime) -> Complete | Early | Wait | None:
         """None for a study that is not being received: nothing about it can be due."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert
 
 from hilum.adapters.sql.tables import (
     availability_notices,
@@ -18,6 +17,7 @@ from hilum.adapters.sql.tables import (
     studies,
     study_senders,
 )
+from hilum.adapters.sql.upsert import insert
 from hilum.domain.errors import Busy
 from hilum.domain.study import Evidence, Listed, Sending, Step, StepStatus, compare, holds_images
 from hilum.ports.counts import Expected
@@ -72,7 +72,7 @@ def fold_notice(connection: Connection, noticed: Noticed) -> list[str]:
 
 def _fold_step(connection: Connection, content: Content, at: datetime) -> list[str]:
     for study in content["studies"]:
-        statement = insert(procedure_steps).values(
+        statement = insert(connection, procedure_steps).values(
             step_uid=content["step_uid"],
             study_instance_uid=study,
             status=content["status"],
@@ -90,7 +90,7 @@ def _fold_step(connection: Connection, content: Content, at: datetime) -> list[s
 
 
 def _fold_availability(connection: Connection, name: str, content: Content) -> list[str]:
-    statement = insert(availability_notices).values(
+    statement = insert(connection, availability_notices).values(
         notice=name,
         study_instance_uid=content["study"],
         instances=content["instances"],
@@ -103,7 +103,7 @@ def _fold_availability(connection: Connection, name: str, content: Content) -> l
 
 def _fold_request(connection: Connection, entry: NoticeReceived, content: Content) -> None:
     """The association is that of the newest request: a requester that asks again waits on that one."""
-    statement = insert(commitment_requests).values(
+    statement = insert(connection, commitment_requests).values(
         notice=entry.name,
         transaction_uid=content["transaction_uid"],
         calling_ae=content["calling_ae"],
@@ -125,7 +125,7 @@ def _fold_request(connection: Connection, entry: NoticeReceived, content: Conten
 def _fold_report(connection: Connection, content: Content, at: datetime) -> None:
     said = [(*named, None) for named in content["committed"]] + [tuple(item) for item in content["failed"]]
     for sop_class, sop_instance, failure in said:
-        statement = insert(committed_elsewhere).values(
+        statement = insert(connection, committed_elsewhere).values(
             sop_instance_uid=sop_instance,
             calling_ae=content["calling_ae"],
             sop_class_uid=sop_class,
@@ -148,12 +148,17 @@ def note_senders(connection: Connection, pairs: Iterable[tuple[str, str]], ended
     `ended`: the associations whose end was folded before, and how.
     """
     for study, association in dict.fromkeys(pairs):
+        before = sa.select(sa.func.coalesce(sa.func.max(study_senders.c.number), 0)).where(
+            study_senders.c.study_instance_uid == study
+        )
         row = sa.select(
             studies.c.study_instance_uid,
             sa.literal(association[:64]),
             sa.literal(ended.get(association, "open")),
+            before.scalar_subquery() + 1,
         ).where(studies.c.study_instance_uid == study, studies.c.receiving)
-        statement = insert(study_senders).from_select(["study_instance_uid", "association", "state"], row)
+        columns = ["study_instance_uid", "association", "state", "number"]
+        statement = insert(connection, study_senders).from_select(columns, row)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["study_instance_uid", "association"]))
 
 
@@ -219,7 +224,7 @@ def _sending(connection: Connection, study: str) -> Sending:
     states = connection.execute(
         sa.select(study_senders.c.state)
         .where(study_senders.c.study_instance_uid == study)
-        .order_by(sa.literal_column("rowid"))
+        .order_by(sa.func.coalesce(study_senders.c.number, 0), study_senders.c.association)
     ).scalars()
     found = [_SENDING[state] for state in states]
     if Sending.OPEN in found:

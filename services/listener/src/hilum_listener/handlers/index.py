@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Connection
+
 from hilum.adapters.dicom.header import Header, read_header
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.tables import instances, quarantine, removals, series, studies
+from hilum.adapters.sql.upsert import insert, insert_new
 from hilum.domain.errors import Reject, Retry
 from hilum.domain.identity import study_key
 from hilum.domain.study import OrderPriority, order_priority
@@ -21,8 +24,6 @@ from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import InstanceReceived
 from hilum_listener.handlers.own_objects import is_own
 from hilum_listener.handlers.part10 import same_data_set
-from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert
 
 _LOG = Log("hilum.listener.assemble")
 _UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
@@ -113,6 +114,11 @@ def fold(connection: Connection, arrival: Arrival) -> str:
 
     Returns why it was quarantined, empty when it was not. Nothing under a known SOP Instance UID is overwritten. A
     second file of the same bytes is put down for removal, which happens after the commit.
+
+    The caller holds the study's row if it is there (`lock_studies`).
+
+    Raises:
+        Conflict: another assembler wrote the study, series or instance first; the whole transaction is repeated.
     """
     entry, header = arrival.entry, arrival.header
     if header is None:
@@ -136,9 +142,9 @@ def fold(connection: Connection, arrival: Arrival) -> str:
         return quarantine_file(connection, entry, study_uid, "its series belongs to another study")
     _fold_study(connection, arrival, header)
     if of_series is None:
-        connection.execute(sa.insert(series).values(_series_row(header)))
+        insert_new(connection, series, _series_row(header))
         _note_modalities(connection, study_uid)
-    connection.execute(sa.insert(instances).values(_instance_row(entry, header)))
+    insert_new(connection, instances, _instance_row(entry, header))
     return ""
 
 
@@ -154,7 +160,7 @@ def quarantine_file(connection: Connection, entry: InstanceReceived, study_uid: 
         _put_down(connection, entry, kept=listed)
         return reason
     connection.execute(
-        insert(quarantine)
+        insert(connection, quarantine)
         .values(
             uri=entry.uri,
             sha256=entry.sha256,
@@ -177,7 +183,7 @@ def _plain(text: str) -> str:
 def _put_down(connection: Connection, entry: InstanceReceived, *, kept: str) -> None:
     if entry.uri != kept:
         connection.execute(
-            insert(removals)
+            insert(connection, removals)
             .values(uri=entry.uri, reason="the same bytes as " + kept, noted_at=entry.received_at)
             .on_conflict_do_nothing(index_elements=["uri"])
         )
@@ -267,21 +273,19 @@ def _fold_again(connection: Connection, arrival: Arrival, header: Header) -> Non
 
 
 def _open_study(connection: Connection, entry: InstanceReceived, header: Header) -> None:
-    connection.execute(
-        sa.insert(studies).values(
-            study_instance_uid=header.study_instance_uid,
-            study_key=study_key(header.study_instance_uid),
-            revision=0,
-            receiving=True,
-            receiving_since=entry.received_at,
-            first_received_at=entry.received_at,
-            last_received_at=entry.received_at,
-            modalities="",
-            conflict="",
-            calling_ae=entry.calling_ae[:16],
-            **_described(header),
-        )
-    )
+    opened = {
+        "study_instance_uid": header.study_instance_uid,
+        "study_key": study_key(header.study_instance_uid),
+        "revision": 0,
+        "receiving": True,
+        "receiving_since": entry.received_at,
+        "first_received_at": entry.received_at,
+        "last_received_at": entry.received_at,
+        "modalities": "",
+        "conflict": "",
+        "calling_ae": entry.calling_ae[:16],
+    }
+    insert_new(connection, studies, {**opened, **_described(header)})
 
 
 def _described(header: Header) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from hilum.adapters.sql.tables import routes
+from hilum.adapters.sql.upsert import insert_new
 from hilum.contracts.messages import InferenceRequested, StudyEnded, StudyReady
 from hilum.contracts.topics import INFERENCE, STUDY_ENDED
 from hilum.domain.errors import Reject
@@ -35,6 +36,7 @@ class Router:
 
         Raises:
             Reject: the message is not a `study.ready`.
+            Conflict: another process routes the same revision; the message comes again.
         """
         try:
             study = StudyReady.model_validate_json(received.payload).to_domain()
@@ -73,13 +75,5 @@ class Router:
     def _row(
         self, connection: Connection, study_uid: str, revision: int, lane: str | None, rule: str, reason: str
     ) -> None:
-        connection.execute(
-            sa.insert(routes).values(
-                study_instance_uid=study_uid,
-                revision=revision,
-                lane=lane,
-                rule=rule,
-                reason=reason,
-                decided_at=self._clock.now(),
-            )
-        )
+        values = {"lane": lane, "rule": rule, "reason": reason, "decided_at": self._clock.now()}
+        insert_new(connection, routes, {"study_instance_uid": study_uid, "revision": revision, **values})

@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.sqlite import insert
 
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import reading, transaction
+from hilum.adapters.sql.locks import lock_studies
 from hilum.adapters.sql.tables import (
     commitment_requests,
     commitments,
@@ -28,6 +28,7 @@ from hilum.adapters.sql.tables import (
     series,
     studies,
 )
+from hilum.adapters.sql.upsert import insert
 from hilum.domain.errors import Busy, Reject, Retry
 from hilum.domain.results import DeliveryState
 from hilum.ports.clock import Clock
@@ -175,6 +176,7 @@ class Tidier:
         self._looked_until = looked
         for study in expired:
             with transaction(self._engine) as connection:
+                lock_studies(connection, [study])
                 if not _may_go(connection, study):
                     continue
                 of_study = instances.c.study_instance_uid == study
@@ -233,7 +235,7 @@ def _undecided() -> sa.ColumnElement[bool]:
 
 def _put_down(connection: Connection, uris: "sa.Select[tuple[str]]", reason: str, now: datetime) -> None:
     found = uris.add_columns(sa.literal(reason), sa.literal(now, type_=removals.c.noted_at.type)).where(sa.true())
-    statement = insert(removals).from_select(["uri", "reason", "noted_at"], found)
+    statement = insert(connection, removals).from_select(["uri", "reason", "noted_at"], found)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["uri"]))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.sqlite import insert
 
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.tables import commitment_requests, commitments, committed_elsewhere, instances, quarantine
+from hilum.adapters.sql.upsert import insert
 from hilum.domain.errors import Reject, Retry
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.attributes import (
@@ -81,7 +81,8 @@ class Verdicts:
             found = connection.execute(sa.select(commitment_requests.c.notice).where(waiting)).first()
         if found is not None:
             with transaction(engine) as connection:
-                for request in connection.execute(sa.select(commitment_requests).where(waiting)).all():
+                asked = sa.select(commitment_requests).where(waiting).with_for_update(skip_locked=True)
+                for request in connection.execute(asked).all():
                     self._decide(connection, request, now)
         self._waiting = False
 
@@ -107,7 +108,7 @@ class Verdicts:
     def _commit(
         self, connection: Connection, request: Any, sop_class: str, uid: str, held: Held, now: datetime
     ) -> None:
-        statement = insert(commitments).values(
+        statement = insert(connection, commitments).values(
             sop_instance_uid=uid,
             sop_class_uid=sop_class,
             transaction_uid=request.transaction_uid,

@@ -12,9 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert as upsert
 
+from hilum.adapters.sql.locks import exclusive
 from hilum.adapters.sql.tables import deliveries, encodings, outcomes, results, studies
+from hilum.adapters.sql.upsert import insert, insert_new
 from hilum.contracts.messages import FindingsProduced
 from hilum.domain.errors import Reject
 from hilum.domain.findings import Findings
@@ -84,9 +85,14 @@ def prepare(
 
 
 def store(connection: Connection, prepared: Prepared, *, settings: Settings, now: datetime) -> AiState:
-    """Writes the result, its outcome, its bytes and its deliveries; the state in which the revision ended."""
+    """Writes the result, its outcome, its bytes and its deliveries; the state in which the revision ended.
+
+    Raises:
+        Conflict: another process has stored the same result since it was prepared; the message comes again.
+    """
     result = prepared.result
     findings = result.findings
+    exclusive(connection, f"results {findings.study_instance_uid}")
     state, reason = result.state, describe(findings)
     if prepared.failures:
         reason = "; ".join([reason, *prepared.failures.values()])
@@ -147,7 +153,7 @@ def _end(
 ) -> bool:
     """The first end of a revision stays; only a result takes the place of `failed`, so that no finding is hidden."""
     values: dict[str, Any] = {"state": state.value, "reason": reason, "result_key": result_key, "ended_at": now}
-    statement = upsert(outcomes).values(study_instance_uid=study_instance_uid, revision=revision, **values)
+    statement = insert(connection, outcomes).values(study_instance_uid=study_instance_uid, revision=revision, **values)
     keys = ["study_instance_uid", "revision"]
     if result_key is None:
         done = connection.execute(statement.on_conflict_do_nothing(index_elements=keys))
@@ -179,7 +185,7 @@ def _plan_deliveries(
         elif conflict:  # under which patient would it arrive? A person must say
             state, reason = DeliveryState.PARKED, f"not sent, a person must decide: {conflict}"
         connection.execute(
-            upsert(deliveries)
+            insert(connection, deliveries)
             .values(
                 result_key=result.key,
                 study_instance_uid=result.findings.study_instance_uid,
@@ -199,20 +205,19 @@ def _plan_deliveries(
 
 def _insert_result(connection: Connection, result: Result, state: AiState) -> None:
     findings = result.findings
-    connection.execute(
-        sa.insert(results).values(
-            result_key=result.key,
-            study_instance_uid=findings.study_instance_uid,
-            revision=findings.revision,
-            state=state.value,
-            model_name=findings.model.name[:64],
-            model_version=findings.model.version[:32],
-            model_digest=findings.model.digest,
-            simulation=findings.model.simulation,
-            findings=FindingsProduced.from_domain(findings).model_dump(mode="json"),
-            created_at=result.created_at,
-        )
-    )
+    row = {
+        "result_key": result.key,
+        "study_instance_uid": findings.study_instance_uid,
+        "revision": findings.revision,
+        "state": state.value,
+        "model_name": findings.model.name[:64],
+        "model_version": findings.model.version[:32],
+        "model_digest": findings.model.digest,
+        "simulation": findings.model.simulation,
+        "findings": FindingsProduced.from_domain(findings).model_dump(mode="json"),
+        "created_at": result.created_at,
+    }
+    insert_new(connection, results, row)
 
 
 def _header(connection: Connection, study_instance_uid: str) -> StudyHeader:

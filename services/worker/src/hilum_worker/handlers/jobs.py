@@ -14,9 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from hilum.adapters.sql.tables import jobs
+from hilum.adapters.sql.upsert import insert
 from hilum.contracts.messages import InferenceRequested
 from hilum.domain.inference import InferenceRequest, Lane
 
@@ -79,7 +79,7 @@ def enqueue(connection: Connection, request: InferenceRequest, *, now: datetime)
         "due_at": now,
         "enqueued_at": now,
     }
-    done = connection.execute(upsert(jobs).values(values).on_conflict_do_nothing())
+    done = connection.execute(insert(connection, jobs).values(values).on_conflict_do_nothing())
     return supersede(connection, request.study_instance_uid, now=now) if done.rowcount else ()
 
 
@@ -91,7 +91,8 @@ def supersede(connection: Connection, study_instance_uid: str, *, now: datetime)
         jobs.c.state == JobState.QUEUED.value,
         jobs.c.revision < newest.scalar_subquery(),
     )
-    rows = connection.execute(sa.select(jobs.c.request_id, jobs.c.payload).where(lower)).all()
+    # one that a worker claims just now is waited for, and then is no longer queued
+    rows = connection.execute(sa.select(jobs.c.request_id, jobs.c.payload).where(lower).with_for_update()).all()
     if rows:
         connection.execute(
             sa.update(jobs)
@@ -116,7 +117,8 @@ def claim(
     )
     rank = sa.case((jobs.c.enqueued_at <= now - max_wait, 0), else_=jobs.c.rank)
     order = (rank, jobs.c.enqueued_at, jobs.c.request_id)
-    row = connection.execute(sa.select(jobs).where(free).order_by(*order).limit(1)).one_or_none()
+    free_one = sa.select(jobs).where(free).order_by(*order).limit(1).with_for_update(skip_locked=True)
+    row = connection.execute(free_one).one_or_none()
     if row is None:
         return None
     request = _request(row.payload)
@@ -182,9 +184,13 @@ def free_of_the_dead(connection: Connection, *, now: datetime) -> int:
     """
     host = worker_name().rsplit(":", 1)[0]
     held = connection.execute(
-        sa.select(jobs.c.request_id, jobs.c.worker).where(
-            jobs.c.state == JobState.CLAIMED.value, jobs.c.lease_until > now, jobs.c.worker.startswith(f"{host}:")
+        sa.select(jobs.c.request_id, jobs.c.worker)
+        .where(
+            jobs.c.state == JobState.CLAIMED.value,
+            jobs.c.lease_until > now,
+            jobs.c.worker.startswith(f"{host}:", autoescape=True),
         )
+        .with_for_update(skip_locked=True)
     ).all()
     dead = [row.request_id for row in held if not _lives(row.worker)]
     if dead:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from hilum.adapters.sql import postgresql, sqlite
-from hilum.domain.errors import Busy
+from hilum.domain.errors import Busy, Reject
 from hilum.runtime.cluster import Cluster
 
 _TRIES = 5
@@ -64,6 +64,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         Busy: the database can't be reached, stays locked or has no room. Nothing was written; only when the
             connection broke during the commit itself it may have been, so what follows must stand being repeated.
         Conflict: as Busy, because of another transaction.
+        Reject: PostgreSQL has no room for a value of the input (a number or a text beyond its column).
         DBAPIError: everything else that the database says; it won't pass by itself.
     """
     with passing_trouble_is_busy(), engine.begin() as connection:
@@ -106,15 +107,18 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def passing_trouble_is_busy() -> Iterator[None]:
-    """Turns trouble that may pass by itself into Busy, and lets all other errors through."""
+    """Turns trouble that may pass by itself into Busy, a value that can't be stored into Reject, and passes all other
+    errors on."""
     try:
         yield
     except PoolTimeout as error:
         raise Busy("every connection to the database is in use") from error
     except (DBAPIError, sqlite3.Error, psycopg.Error) as error:
+        said = _said(error)
+        if isinstance(said, psycopg.Error) and postgresql.is_unfit(said):
+            raise Reject(f"the database can't hold a value of it: {trouble(error)}") from error
         if not may_pass(error):
             raise
-        said = _said(error)
         if isinstance(said, psycopg.Error) and postgresql.is_conflict(said):
             raise Conflict(f"another transaction was in the way: {trouble(error)}") from error
         raise Busy(f"the database is away: {trouble(error)}") from error

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
+from psycopg.abc import Buffer
+from psycopg.types.string import StrDumperUnknown
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, event
 
@@ -48,6 +50,7 @@ _MAY_PASS = _CONFLICTS | {
 again. With all others (wrong SQL, a broken constraint, corruption, a dropped database) waiting would hide the
 trouble for ever."""
 
+_DATA_EXCEPTION = "22"
 _NAMES_ONLY = "42"
 """The class of syntax errors and access rules: its messages quote identifiers. All others may quote values."""
 
@@ -93,7 +96,19 @@ def open_postgresql(url: str, *, password: SecretStr | None, application: str, p
         hide_parameters=True,  # an error's text reaches logs, and the parameters name patients
     )
     event.listen(engine, "handle_error", _say_no_values)
+    event.listen(engine, "connect", _configure)
     return engine
+
+
+class _Text(StrDumperUnknown):
+    """PostgreSQL's text holds no NUL, and what a peer sends may: it is stored as U+FFFD, and found as that."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+def _configure(connection: psycopg.Connection, _record: Any) -> None:
+    connection.adapters.register_dumper(str, _Text)
 
 
 def read_only(engine: Engine) -> Engine:
@@ -115,6 +130,11 @@ def may_pass(error: psycopg.Error) -> bool:
 def is_conflict(error: psycopg.Error) -> bool:
     """True when the transaction failed because of another one, and may succeed at once if it is tried again."""
     return error.sqlstate in _CONFLICTS
+
+
+def is_unfit(error: psycopg.Error) -> bool:
+    """True when a value is too long, too large or of no form that its column takes."""
+    return error.sqlstate is not None and error.sqlstate.startswith(_DATA_EXCEPTION)
 
 
 def trouble(error: psycopg.Error) -> str:

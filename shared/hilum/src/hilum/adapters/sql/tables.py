@@ -127,6 +127,7 @@ study_senders = Table(
     Column("study_instance_uid", String(64), primary_key=True),
     Column("association", String(64), primary_key=True),
     Column("state", String(8), nullable=False),  # open, released, aborted
+    Column("number", Integer),  # counts the senders of a study in the order in which they came; null in rows of 0.3
     Index("ix_study_senders_association", "association"),
     comment="listener/assemble: the associations that brought images of a study since its newest revision",
 )
