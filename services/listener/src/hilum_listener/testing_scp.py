@@ -40,11 +40,11 @@ class Running:
         return FolderInstances(self.data / "spool").path(uris[-1])
 
 
-def start_scp(data: Path, *, config: str = "") -> Running:
-    """Starts `python -m hilum_listener scp` on a free port and waits until it listens."""
+def start_scp(data: Path, *, config: str = "", port: int = 0) -> Running:
+    """Starts `python -m hilum_listener scp` on a free port, or this one, and waits until it listens."""
     data.mkdir(exist_ok=True)
     (data / "run" / "scp.port").unlink(missing_ok=True)
-    command: list[str | Path] = [executable, "-m", "hilum_listener", "scp", "--data", data, "--port", "0"]
+    command: list[str | Path] = [executable, "-m", "hilum_listener", "scp", "--data", data, "--port", str(port)]
     if config:
         (data / "hilum.toml").write_text(config)
         command += ["--config", data / "hilum.toml"]
