@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["hilum.testing.databases", "hilum.testing.brokers"]
+pytest_plugins = ["hilum.testing.databases", "hilum.testing.brokers", "hilum.testing.event_logs"]
 
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")

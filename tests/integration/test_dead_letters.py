@@ -51,8 +51,8 @@ class Drained:
     def commit(self, connection: Any, received: Received) -> None:
         self._consumer.commit(connection, received)
 
-    def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
-        self._consumer.dead_letter(connection, received, reason)
+    def dead_letter(self, connection: Any, received: Received, reason: str, attempt: int = 1) -> None:
+        self._consumer.dead_letter(connection, received, reason, attempt)
 
 
 def drain(

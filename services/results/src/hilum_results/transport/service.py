@@ -60,7 +60,7 @@ class Desk:
         self._encoders = encoders
         self._clock = clock
         self._log = log
-        self._ready: dict[tuple[str, int], intake.Prepared | None] = {}
+        self._ready: dict[tuple[str, int, int], intake.Prepared | None] = {}
 
     def poll(self, *, timeout_s: float, limit: int = 1) -> Sequence[Received]:
         """One message at a time, since the next may need to see what this one wrote; findings come encoded."""
@@ -69,7 +69,7 @@ class Desk:
         for received in found:
             if received.topic == FINDINGS_PRODUCED.name:
                 try:
-                    self._ready[(received.topic, received.offset)] = self._prepare(received)
+                    self._ready[_place(received)] = self._prepare(received)
                 except Reject:
                     continue  # the handler meets it again, where it becomes a dead letter
         return found
@@ -77,8 +77,8 @@ class Desk:
     def commit(self, connection: Any, received: Received) -> None:
         self._consumer.commit(connection, received)
 
-    def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
-        self._consumer.dead_letter(connection, received, reason)
+    def dead_letter(self, connection: Any, received: Received, reason: str, attempt: int = 1) -> None:
+        self._consumer.dead_letter(connection, received, reason, attempt)
 
     def handle(self, connection: Connection, received: Received) -> None:
         """Writes what the message means, in the caller's transaction.
@@ -92,7 +92,7 @@ class Desk:
             self._ended(connection, received)
 
     def _findings(self, connection: Connection, received: Received) -> None:
-        place = (received.topic, received.offset)
+        place = _place(received)
         prepared = self._ready[place] if place in self._ready else self._prepare(received)
         if prepared is None:
             self._log.info("result known", study=received.key)
@@ -251,6 +251,10 @@ def take_over(settings: Settings, engine: Engine, clock: Clock, log: Log, *, alo
         log.warning("deliveries without a destination are parked", count=parked)
     if resumed:
         log.info("parked deliveries have a destination again", count=resumed)
+
+
+def _place(received: Received) -> tuple[str, int, int]:
+    return received.topic, received.partition, received.offset
 
 
 def run_all(work: Mapping[str, Callable[[], None]], wakeups: WakeUps, *, stop: threading.Event, log: Log) -> int:

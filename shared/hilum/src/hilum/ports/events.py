@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to publish. `key` is the study key; `payload` is JSON text of a contract."""
+    """A message to publish. `key` is the study key; `payload` is JSON text of a contract.
+
+    `headers` carry the trace (`hilum.contracts.trace`); each service hands on what it received.
+    """
 
     topic: str
     key: str
@@ -17,11 +20,14 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Received:
+    """A message of the log. Its place is topic, partition and offset; on one machine there is one partition, 0."""
+
     topic: str
     offset: int
     key: str
     payload: str
     headers: Mapping[str, str]
+    partition: int = 0
 
 
 class Publisher(Protocol):
@@ -38,13 +44,19 @@ class Consumer(Protocol):
         ...
 
     def commit(self, connection: Any, received: Received) -> None:
-        """Records inside the transaction of `connection` that everything up to this message is done."""
+        """Records inside the transaction of `connection` that everything up to this message is done.
+
+        Messages are committed in the order in which they were polled.
+
+        Raises:
+            Retry: another member of the group has handled it meanwhile. Nothing may be written in this transaction.
+        """
         ...
 
-    def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
+    def dead_letter(self, connection: Any, received: Received, reason: str, attempt: int = 1) -> None:
         """Stores the message with its reason and commits it, inside the transaction of `connection`.
 
-        When the message names its revision, `study.ended` (failed, with the reason) is published in that transaction as
-        well, so that the revision ends visibly; the end of an end is not.
+        A notice goes to the topic of dead letters in that transaction as well, and, when the message names its
+        revision, `study.ended` (failed, with the reason), so that the revision ends visibly; the end of an end is not.
         """
         ...

@@ -40,6 +40,10 @@ class Servers:
         """The name in Kafka."""
         return self.prefix + name
 
+    def group(self, name: str) -> str:
+        """The name of a consumer group in Kafka."""
+        return self.prefix + name
+
     def name(self, topic: str) -> str:
         """The name in Hilum."""
         return topic.removeprefix(self.prefix)

@@ -11,19 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from hilum.adapters.sql.database import passing_trouble_is_busy, reading
-from hilum.adapters.sql.tables import consumer_offsets, dead_letters, events
-from hilum.contracts.topics import STUDY_ENDED
-from hilum.contracts.unhandled import failed_end
-from hilum.domain.identity import study_key
+from hilum.adapters.sql.dead_letters import keep
+from hilum.adapters.sql.event_tables import consumer_offsets, events
+from hilum.adapters.sql.upsert import insert
 from hilum.ports.clock import Clock
 from hilum.ports.events import Outgoing, Received
 
 _POLL_S = 0.02
-_DEAD_LETTER = "dead-letter"
-"""Header of an end that a dead letter caused: which message it was."""
 
 
 class SqlPublisher:
@@ -75,7 +71,7 @@ class SqlConsumer:
         return ()
 
     def commit(self, connection: Any, received: Received) -> None:
-        statement = upsert(consumer_offsets).values(
+        statement = insert(connection, consumer_offsets).values(
             consumer_group=self._group, topic=received.topic, offset=received.offset
         )
         connection.execute(
@@ -86,30 +82,10 @@ class SqlConsumer:
         )
         self._version = None
 
-    def dead_letter(self, connection: Any, received: Received, reason: str) -> None:
-        written = connection.execute(
-            upsert(dead_letters)
-            .values(
-                consumer_group=self._group,
-                topic=received.topic,
-                offset=received.offset,
-                key=received.key,
-                payload=received.payload,
-                reason=reason,
-                created_at=self._clock.now(),
-            )
-            .on_conflict_do_nothing()
-        )
-        if written.rowcount and _DEAD_LETTER not in received.headers:
-            self._end_revision(connection, received, reason)
+    def dead_letter(self, connection: Any, received: Received, reason: str, attempt: int = 1) -> None:
+        publisher, now = SqlPublisher(self._clock), self._clock.now()
+        keep(connection, publisher, received, group=self._group, reason=reason, attempt=attempt, now=now)
         self.commit(connection, received)
-
-    def _end_revision(self, connection: Any, received: Received, reason: str) -> None:
-        ended = failed_end(received.payload, topic=received.topic, reason=reason, now=self._clock.now())
-        if ended is not None:
-            key, headers = study_key(ended.study_instance_uid), {_DEAD_LETTER: f"{received.topic}@{received.offset}"}
-            message = Outgoing(STUDY_ENDED.name, key, ended.model_dump_json(), headers)
-            SqlPublisher(self._clock).publish(connection, [message])
 
     def close(self) -> None:
         if self._watch is not None:

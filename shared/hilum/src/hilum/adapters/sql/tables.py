@@ -17,11 +17,17 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from hilum.adapters.sql.columns import Instant as Instant
 from hilum.adapters.sql.columns import RowId as _RowId
 from hilum.adapters.sql.columns import metadata as metadata
+from hilum.adapters.sql.event_tables import consumer_offsets as consumer_offsets
+from hilum.adapters.sql.event_tables import dead_letters as dead_letters
+from hilum.adapters.sql.event_tables import events as events
+from hilum.adapters.sql.event_tables import outbox as outbox
+from hilum.adapters.sql.event_tables import partition_offsets as partition_offsets
 
 # --- listener/assemble ------------------------------------------------------------------------------------------------
 
@@ -254,6 +260,7 @@ jobs = Table(
     Column("lane", String(8), nullable=False),
     Column("rank", Integer, nullable=False),  # 0 stat, 1 urgent, 2 routine
     Column("payload", JSON, nullable=False),  # contracts.InferenceRequested
+    Column("headers", JSON, nullable=False, server_default=text("'{}'")),  # the trace; goes with what is published
     Column("state", String(12), nullable=False),  # queued, claimed, done, failed, superseded
     Column("attempts", Integer, nullable=False),
     Column("token", Integer, nullable=False),  # fencing: grows with each claim
@@ -343,44 +350,4 @@ delivery_attempts = Table(
     Column("outcome", String(16), nullable=False),  # accepted, retry, parked
     Column("words", Text, nullable=False),
     comment="results",
-)
-
-# --- event log (embedded side) ----------------------------------------------------------------------------------------
-
-events = Table(
-    "events",
-    metadata,
-    Column("offset", _RowId, primary_key=True, autoincrement=True),
-    Column("topic", String(64), nullable=False),
-    Column("key", String(64), nullable=False),
-    Column("payload", Text, nullable=False),
-    Column("headers", JSON, nullable=False),
-    Column("published_at", Instant, nullable=False),
-    Index("ix_events_topic", "topic", "offset"),
-    sqlite_autoincrement=True,
-    comment="every service through the event log adapter, in its own transaction",
-)
-
-consumer_offsets = Table(
-    "consumer_offsets",
-    metadata,
-    Column("consumer_group", String(64), primary_key=True),
-    Column("topic", String(64), primary_key=True),
-    Column("offset", BigInteger, nullable=False),
-    comment="each consumer group its own rows",
-)
-
-dead_letters = Table(
-    "dead_letters",
-    metadata,
-    Column("id", _RowId, primary_key=True, autoincrement=True),
-    Column("consumer_group", String(64), nullable=False),
-    Column("topic", String(64), nullable=False),
-    Column("offset", BigInteger, nullable=False),
-    Column("key", String(64), nullable=False),
-    Column("payload", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    UniqueConstraint("consumer_group", "topic", "offset"),
-    comment="each consumer group its own rows",
 )
