@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from hilum.adapters.sql import ledger
+from hilum.adapters.sql.changes import Changes
 from hilum.adapters.sql.ledger_values import StudyRow
 from hilum.adapters.sql.reading_list import Standing, reading_list
 
@@ -35,22 +35,19 @@ class Snapshot:
 
 
 class Snapshots:
-    """Keeps the last one while SQLite's data_version, seen from one connection, stands still."""
+    """Keeps the last one while nobody commits."""
 
     def __init__(self, engine: Engine, *, keep_ended: timedelta) -> None:
-        self._engine = engine
         self._keep_ended = keep_ended
         self._lock = threading.Lock()
-        self._watch: Any = None
-        self._version = -1
+        self._changes = Changes(engine)
+        self._version: object = None
         self._kept: Snapshot | None = None
 
     def current(self, connection: Connection, now: datetime) -> Snapshot:
         """As new as the moment before `connection` began to read, or newer."""
         with self._lock:
-            if self._watch is None:
-                self._watch = self._engine.raw_connection()
-            version = self._watch.cursor().execute("PRAGMA data_version").fetchone()[0]
+            version = self._changes.version()
             kept = self._kept
             if kept is None or version != self._version or not timedelta(0) <= now - kept.taken_at < _FRESH:
                 # The version was read first: a commit after it makes the next call read again.
@@ -60,6 +57,4 @@ class Snapshots:
 
     def close(self) -> None:
         with self._lock:
-            if self._watch is not None:
-                self._watch.close()
-                self._watch = None
+            self._changes.close()

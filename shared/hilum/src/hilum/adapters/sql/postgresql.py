@@ -56,7 +56,7 @@ _NAMES_ONLY = "42"
 
 
 def open_postgresql(url: str, *, password: SecretStr | None, application: str, pool_size: int) -> Engine:
-    """The engine of one database, met when it is first used. At most `pool_size` connections at a time.
+    """The engine of one database, met when it is first used. About `pool_size` connections at a time.
 
     Args:
         url: as in `hilum.toml`, with libpq's parameters as its query; those win over what is set here.
@@ -90,7 +90,7 @@ def open_postgresql(url: str, *, password: SecretStr | None, application: str, p
         isolation_level="READ COMMITTED",
         execution_options={"preserve_rowcount": True},  # of an INSERT as well: whether its key was new
         pool_size=pool_size,
-        max_overflow=0,
+        max_overflow=2,  # for a look at the clock by threads that hold all the others
         pool_timeout=_POOL_WAIT_S,
         pool_recycle=_RECYCLE_S,
         hide_parameters=True,  # an error's text reaches logs, and the parameters name patients
