@@ -20,6 +20,7 @@ from hilum.domain.study import StudyRevision
 from hilum.ports.clock import Clock
 from hilum.ports.counts import ExpectedCounts, NoCounts
 from hilum.ports.events import Publisher
+from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.completion import Completion
 from hilum_listener.handlers.evidence import fold_notice, look_up, note_end, note_senders
@@ -29,6 +30,7 @@ from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.priors import mark_requested
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.handlers.tidy import Tidier, has_spool
+from hilum_listener.handlers.uploads import Uploads
 from hilum_listener.handlers.verdicts import Verdicts
 from hilum_listener.settings import AssembleSettings, Places
 
@@ -51,14 +53,18 @@ class Assembler:
         publisher: Publisher,
         clock: Clock,
         counts: ExpectedCounts | None = None,
+        store: InstanceStore | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
+        """`store` reads what is in the spool and what `uploads` brought elsewhere; the spool alone without them."""
         self._places = places
+        self._uploads = uploads
         self._tail = Tail(places.journal)
         self._tidier = Tidier(places, settings, engine, clock, self._tail)
         self._tries: dict[str, int] = {}
-        self._store = FolderInstances(places.spool)
+        self._store = store or FolderInstances(places.spool)
         self._notices = NoticeStore(places)
-        self._completion = Completion(settings, publisher, counts or NoCounts())
+        self._completion = Completion(settings, publisher, counts or NoCounts(), uploads)
         self._verdicts = Verdicts(settings, self._store)
         self._engine = engine
         self._clock = clock
@@ -106,6 +112,8 @@ class Assembler:
             rows = connection.execute(sa.select(journal_positions))
             self._tail.positions = {row.journal: row.position for row in rows}
             self._completion.load(connection, self._clock.now())
+            if self._uploads is not None:
+                self._uploads.load(connection)
         self._verdicts.look_again()
         self._fresh = False
         _LOG.info("assembling", count=len(self._tail.positions))
@@ -138,6 +146,8 @@ class Assembler:
         self._tail.positions[batch.journal] = batch.end
         self._remember(ends)
         self._completion.touch(touched, self._clock.now())
+        if self._uploads is not None:
+            self._uploads.note(arrival.entry.sop_instance_uid for arrival, reason in reasons if not reason)
         if notices:
             self._verdicts.look_again()
         for arrival, reason in reasons:

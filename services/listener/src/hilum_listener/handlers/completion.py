@@ -18,6 +18,7 @@ from hilum.ports.events import Publisher
 from hilum_listener.handlers.evidence import gather
 from hilum_listener.handlers.priors import await_priors
 from hilum_listener.handlers.revisions import draft, end_receiving, is_unchanged, last_received_at, publish
+from hilum_listener.handlers.uploads import Uploads
 from hilum_listener.settings import AssembleSettings
 
 _LOOK_AGAIN = timedelta(seconds=0.5)
@@ -34,7 +35,15 @@ class Early:
 class Completion:
     """Knows when to look at which study next; everything else is in the index."""
 
-    def __init__(self, settings: AssembleSettings, publisher: Publisher, counts: ExpectedCounts) -> None:
+    def __init__(
+        self,
+        settings: AssembleSettings,
+        publisher: Publisher,
+        counts: ExpectedCounts,
+        uploads: Uploads | None = None,
+    ) -> None:
+        """`uploads`: brings instances to where workers read them, where that is not the spool."""
+        self._uploads = uploads
         self._settings = settings
         self._publisher = publisher
         self._counts = counts
@@ -79,6 +88,14 @@ class Completion:
         return [one for uid in uids for one in self._act(connection, uid, self._judge(connection, uid, now), now)]
 
     def _judge(self, connection: Connection, uid: str, now: datetime) -> Complete | Early | Wait | None:
+        """As `_decide`, but a study is not ready before workers can read all of it."""
+        decision = self._decide(connection, uid, now)
+        if self._uploads is None or not isinstance(decision, Complete | Early):
+            return decision
+        missing = self._uploads.missing(connection, uid)
+        return decision if missing is None else Wait(now + missing)
+
+    def _decide(self, connection: Connection, uid: str, now: datetime) -> Complete | Early | Wait | None:
         """None for a study that is not being received: nothing about it can be due."""
         study = connection.execute(
             sa.select(studies).where(studies.c.study_instance_uid == uid, studies.c.receiving)

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hilum.adapters.dicom.header import Header, read_header
-from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.tables import instances, quarantine, removals, series, studies
 from hilum.adapters.sql.upsert import insert, insert_new
 from hilum.domain.errors import Reject, Retry
 from hilum.domain.identity import study_key
 from hilum.domain.study import OrderPriority, order_priority
 from hilum.domain.worklist import RANK
+from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import InstanceReceived
 from hilum_listener.handlers.own_objects import is_own
@@ -61,7 +61,7 @@ def is_image(rows: int, sop_class_uid: str) -> bool:
     return rows > 0 and sop_class_uid not in _NOT_IMAGES
 
 
-def look_at(entry: InstanceReceived, store: FolderInstances) -> Arrival:
+def look_at(entry: InstanceReceived, store: InstanceStore) -> Arrival:
     """Reads a journaled file, outside any transaction: the whole of it for its digest, then its header.
 
     Raises:
@@ -88,7 +88,7 @@ def look_at(entry: InstanceReceived, store: FolderInstances) -> Arrival:
     return Arrival(entry, None if problem else header, own, problem, partial(_same_data_set, store, path))
 
 
-def _same_data_set(store: FolderInstances, path: Path, uri: str) -> bool:
+def _same_data_set(store: InstanceStore, path: Path, uri: str) -> bool:
     """C-STORE carries no file meta information and STOW-RS does: one instance that comes on both ways is the same."""
     try:
         return same_data_set(path, store.path(uri))

@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.tables import commitment_requests, commitments, committed_elsewhere, instances, quarantine
 from hilum.adapters.sql.upsert import insert
-from hilum.domain.errors import Reject, Retry
+from hilum.domain.errors import Reject
+from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.attributes import (
     CLASS_INSTANCE_CONFLICT,
@@ -60,7 +60,7 @@ def failure_reason(sop_class_uid: str, held: Held, *, archive: bool) -> int | No
 class Verdicts:
     """Decides the requests that wait, once everything that was journaled before is folded."""
 
-    def __init__(self, settings: AssembleSettings, store: FolderInstances) -> None:
+    def __init__(self, settings: AssembleSettings, store: InstanceStore) -> None:
         self._settings = settings
         self._store = store
         self._waiting = True
@@ -156,8 +156,8 @@ class Verdicts:
 
     def _is_whole(self, uri: str, size_bytes: int) -> bool:
         try:
-            return self._store.path(uri).stat().st_size == size_bytes
-        except (Reject, Retry, OSError):
+            return self._store.exists(uri, size_bytes=size_bytes)
+        except (Reject, OSError):
             return False
 
 
