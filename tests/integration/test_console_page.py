@@ -20,7 +20,7 @@ from playwright.sync_api import ConsoleMessage, Dialog, Page, sync_playwright
 from hilum.adapters.sql import ledger
 from hilum.adapters.sql.database import database_path, open_database, reading, transaction
 from hilum.adapters.sql.schema import migrate
-from hilum.adapters.sql.tables import studies
+from hilum.adapters.sql.tables import instances, retrievals, studies
 from hilum.domain.inference import Lane
 from hilum.domain.results import AiState, Format
 from hilum.testing.external import Process, need
@@ -396,3 +396,37 @@ def test_the_list_updates_itself_and_keeps_the_selection(served: Served, page: P
     assert page.locator("tr.selected").get_attribute("id") == before
     page.keyboard.press("Enter")
     page.wait_for_url("**/studies/*")
+
+
+def test_the_earlier_studies_that_were_fetched_stand_on_the_page_with_their_images(served: Served) -> None:
+    uid, prior = served.uids["pneumothorax"], "1.2.3.99"
+    engine = open_database(database_path(served.data))
+    now = datetime.now(UTC)
+    with transaction(engine) as connection:
+        for target, state, reason in (
+            (prior, "done", "2 images are here"),
+            ("1.2.3.98", "failed", "archive <pacs>: away"),
+        ):
+            connection.execute(
+                sa.insert(retrievals).values(
+                    study_instance_uid=uid, kind="prior", target_uid=target, state=state, attempts=1, token=1,
+                    due_at=now, reason=reason, archive="pacs", sender_ae="", instances=[], came=1,
+                    study_date="20251103", asked_at=now, finished_at=now,
+                )
+            )  # fmt: skip
+        source = sa.select(instances).where(instances.c.study_instance_uid == uid, instances.c.frames > 0).limit(1)
+        row = connection.execute(source).mappings().one()
+        copy = {**row, "study_instance_uid": prior, "sop_instance_uid": "1.2.3.99.1", "series_instance_uid": "1.2.3.9"}
+        connection.execute(sa.insert(instances).values(**copy))
+    engine.dispose()
+    status, _, body = served.get(f"/studies/{uid}")
+    page = body.decode()
+    assert status == 200
+    assert "Earlier studies" in page
+    assert "2025-11-03" in page
+    assert "archive &lt;pacs&gt;: away" in page
+    picture = f"/studies/{prior}/images/1.2.3.99.1/1.png"
+    assert f'src="{picture}?thumb"' in page
+    assert served.get(picture)[0] == 200
+    assert served.get(f"/studies/{prior}")[0] == 404, "it is no study of its own"
+    assert [row["state"] for row in served.json(f"/api/studies/{uid}")["retrievals"]] == ["failed", "done"]

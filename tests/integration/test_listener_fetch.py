@@ -95,7 +95,7 @@ first_retry_s = 1.0
 """
         engine = open_database(database_path(data))
         migrate(engine)
-        common = ["--data", data, "--config", data / "hilum.toml"]
+        common: list[str | Path] = ["--data", data, "--config", data / "hilum.toml"]
         with contextlib.ExitStack() as stack:
             scp = start_scp(data, config=config, port=port)
             stack.enter_context(scp.process)
@@ -161,7 +161,7 @@ def test_a_fetch_process_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> 
         its.fetch.kill()
         its.send("study", 1, StudyDate="20261124")
         wait_until(lambda: bool(its.rows(studies)), timeout_s=60)
-        command = [executable, "-m", "hilum_listener", "fetch", "--data", tmp_path]
+        command: list[str | Path] = [executable, "-m", "hilum_listener", "fetch", "--data", tmp_path]
         command += ["--config", tmp_path / "hilum.toml"]
         with Process(command, log=tmp_path / "fetch.log") as again:
             again.wait_until(lambda: bool(its.reasons()), timeout_s=60)
@@ -175,7 +175,7 @@ def test_an_archive_that_is_away_holds_no_study_up(tmp_path: Path) -> None:
         config = (tmp_path / "hilum.toml").read_text()
         (tmp_path / "hilum.toml").write_text(config.replace(f"port = {its.pacs.dicom_port}", f"port = {free_port()}"))
         its.fetch.stop()
-        command = [executable, "-m", "hilum_listener", "fetch", "--data", tmp_path]
+        command: list[str | Path] = [executable, "-m", "hilum_listener", "fetch", "--data", tmp_path]
         command += ["--config", tmp_path / "hilum.toml"]
         with Process(command, log=tmp_path / "fetch.log"):
             its.send("study", 1)
@@ -185,7 +185,7 @@ def test_an_archive_that_is_away_holds_no_study_up(tmp_path: Path) -> None:
 
 
 def test_roles_that_receive_and_fetch_do_not_share_a_process(tmp_path: Path) -> None:
-    command = [executable, "-m", "hilum_listener", "scp", "fetch", "--data", tmp_path]
+    command: list[str | Path] = [executable, "-m", "hilum_listener", "scp", "fetch", "--data", tmp_path]
     with Process(command, log=tmp_path / "both.log") as process:
         assert process.popen.wait(60) == 2
     assert "a process of its own" in (tmp_path / "both.log").read_text()

@@ -167,6 +167,7 @@ def programs(plan: Plan) -> list[Program]:
             ("-m", "hilum_listener", "assemble", "route", "commit", *common),
             says("assemble", "route", "commit"),
         ),
+        *([Program("fetch", ("-m", "hilum_listener", "fetch", *common), says("fetch"))] if plan.site.retrieves else []),
         Program("worker", ("-m", "hilum_worker", *common), says("worker")),
         Program("results", ("-m", "hilum_results", *common), says("results")),
         Program(

@@ -11,7 +11,7 @@ from hilum_standalone.options import data_option, json_option, ledger_of, termin
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from hilum.adapters.sql.ledger_values import FindingRow, ResultRow, RevisionRow, StudyDetail
+    from hilum.adapters.sql.ledger_values import FindingRow, ResultRow, RetrievalRow, RevisionRow, StudyDetail
 
 
 @click.command()
@@ -55,9 +55,22 @@ def _lines(detail: "StudyDetail") -> Iterator[str]:
     yield f"Ordered   {row.order_priority}, accession {row.accession or '-'}, from {detail.calling_ae or '-'}"
     if row.conflict:
         yield f"Conflict  {row.conflict}"
+    for asked in detail.retrievals:
+        yield _retrieval(asked)
     for revision in detail.revisions:
         yield ""
         yield from _revision(revision)
+
+
+def _retrieval(asked: "RetrievalRow") -> str:
+    words = f"{asked.state}, {asked.attempts} attempt{'s' if asked.attempts != 1 else ''}" + (
+        f": {asked.reason}" if asked.reason else ""
+    )
+    if asked.kind == "prior":
+        day = asked.study_date or "no date"
+        return f"Earlier   {day} {asked.target_uid}, {len(asked.images)} images here, from {asked.archive}: {words}"
+    what = {"missing": "missing images", "search": "earlier studies"}[asked.kind]
+    return f"Archive   asked for {what}: {words}"
 
 
 def _revision(revision: "RevisionRow") -> Iterator[str]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hilum.runtime.config import AnyDestination, DicomDestination, FhirDestination, Site
+from hilum.runtime.config import AnyDestination, DicomArchive, DicomDestination, DicomwebArchive, FhirDestination, Site
 from hilum_standalone.diagnosis.check import Check, note, ok, red
 from hilum_standalone.folder import is_alive, is_running, processes
 from hilum_standalone.plan import DEMO_DESTINATIONS, LOOPBACK, accepts, dicom_host
@@ -23,6 +23,14 @@ def installation(data: Path, site: Site) -> Iterator[Check]:
     running = is_running(data)
     yield from _processes(data, site, running, start)
     yield from _destinations(site, running)
+    for archive in site.archives:
+        trouble = _ask(site.ae_title, archive)
+        what = f"Archive {archive.name}"
+        if trouble:
+            yield red(what, trouble, "start it, or mend its place in hilum.toml; no study waits for it for ever")
+        else:
+            fetched = "nothing is fetched" if archive.retrieve == "none" else f"fetched by {archive.retrieve}"
+            yield ok(what, f"answers; {fetched}")
 
 
 def _database(data: Path, start: str) -> Iterator[Check]:
@@ -93,6 +101,7 @@ def _stuck(connection: object) -> Iterator[Check]:
         )
     else:
         yield ok("Parked deliveries", "none")
+    yield from _not_fetched(connection)
     kept = count_quarantine(connection)
     if kept:
         newest_reason = list_quarantine(connection)[0].reason
@@ -101,6 +110,23 @@ def _stuck(connection: object) -> Iterator[Check]:
             f"{kept} received objects could not be indexed: {newest_reason}",
             "they are kept; see the page",
         )
+
+
+def _not_fetched(connection: object) -> Iterator[Check]:
+    """What archives were asked for in vain."""
+    import sqlalchemy as sa
+
+    from hilum.adapters.sql.tables import retrievals
+
+    assert isinstance(connection, sa.Connection)
+    failed = connection.execute(
+        sa.select(retrievals.c.kind, retrievals.c.reason)
+        .where(retrievals.c.state == "failed")
+        .order_by(retrievals.c.finished_at.desc())
+    ).all()
+    if failed:
+        found = f"{len(failed)} given up; the newest, {failed[0].kind}: {failed[0].reason}"
+        yield note("Asked of archives", found, "the studies went on without; `hilum show` says which")
 
 
 def _processes(data: Path, site: Site, running: bool, start: str) -> Iterator[Check]:
@@ -173,11 +199,25 @@ def _echo(calling: str, destination: DicomDestination) -> str:
     return "" if status and status.Status == 0x0000 else "C-ECHO was not answered with success"
 
 
+def _ask(calling: str, archive: DicomArchive | DicomwebArchive) -> str:
+    """Empty when the archive answers, else what happened."""
+    if isinstance(archive, DicomArchive):
+        place = DicomDestination(
+            name=archive.name, kind="dicom", ae_title=archive.ae_title, host=archive.host, port=archive.port
+        )
+        return _echo(calling, place)
+    return _get(f"{archive.url.rstrip('/')}/studies?limit=1", "application/dicom+json", "QIDO-RS")
+
+
 def _metadata(url: str) -> str:
+    return _get(f"{url.rstrip('/')}/metadata", "application/fhir+json", "GET metadata")
+
+
+def _get(url: str, accept: str, what: str) -> str:
     import httpx
 
     try:
-        response = httpx.get(f"{url.rstrip('/')}/metadata", timeout=5, headers={"Accept": "application/fhir+json"})
+        response = httpx.get(url, timeout=5, headers={"Accept": accept})
     except httpx.HTTPError as error:
         return f"no answer ({type(error).__name__})"
-    return "" if response.status_code < 400 else f"GET metadata was answered with {response.status_code}"
+    return "" if response.status_code < 400 else f"{what} was answered with {response.status_code}"

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from hilum.adapters.sql.ledger_detail import images_of, revisions_of
+from hilum.adapters.sql.ledger_detail import images_of, retrievals_of, revisions_of
 from hilum.adapters.sql.ledger_values import (
     DeadLetterRow,
     DeliveryBrief,
@@ -105,6 +105,7 @@ def show_study(connection: Connection, study_uid: str) -> StudyDetail | None:
         calling_ae=extra.calling_ae,
         revisions=revisions_of(connection, study_uid),
         images=images_of(connection, study_uid),
+        retrievals=retrievals_of(connection, study_uid),
     )
 
 

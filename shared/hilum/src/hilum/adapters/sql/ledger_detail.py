@@ -17,6 +17,7 @@ from hilum.adapters.sql.ledger_values import (
     JobRow,
     ModelRow,
     ResultRow,
+    RetrievalRow,
     RevisionRow,
     RouteRow,
     ShownImage,
@@ -30,6 +31,7 @@ from hilum.adapters.sql.tables import (
     jobs,
     outcomes,
     results,
+    retrievals,
     revisions,
     routes,
     series,
@@ -176,3 +178,28 @@ def images_of(connection: Connection, uid: str) -> tuple[ImageRow, ...]:
         values.update({n: "" for n in optional if values[n] is None})
         found.append(ImageRow(**values))
     return tuple(found)
+
+
+def retrievals_of(connection: Connection, uid: str) -> tuple[RetrievalRow, ...]:
+    """What archives were asked for because of this study; missing images first, then earlier studies, newest first."""
+    query = (
+        sa.select(retrievals)
+        .where(retrievals.c.study_instance_uid == uid)
+        .order_by(retrievals.c.kind == "prior", retrievals.c.study_date.desc(), retrievals.c.target_uid)
+    )
+    return tuple(
+        RetrievalRow(
+            kind=row.kind,
+            state=row.state,
+            reason=row.reason,
+            archive=row.archive,
+            attempts=row.attempts,
+            asked=len(row.instances),
+            came=row.came,
+            due_at=row.due_at,
+            target_uid=row.target_uid,
+            study_date=row.study_date,
+            images=images_of(connection, row.target_uid) if row.kind == "prior" and row.state == "done" else (),
+        )
+        for row in connection.execute(query).all()
+    )

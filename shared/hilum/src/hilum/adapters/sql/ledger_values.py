@@ -272,14 +272,44 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrievalRow:
+    """What archives were asked for because of a study.
+
+    Attributes:
+        kind: `missing` (images of its own), `search` (which earlier studies there are) or `prior` (one of those).
+        state: asked, running, done or failed, and in `reason` why.
+        asked, came: how many images were asked for, and how many of them the newest attempt brought.
+        target_uid, study_date, images: of the earlier study, and those of its images that are here.
+    """
+
+    kind: str
+    state: str
+    reason: str
+    archive: str
+    attempts: int
+    asked: int
+    came: int
+    due_at: datetime
+    target_uid: str
+    study_date: str
+    images: tuple[ImageRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StudyDetail:
-    """Everything the ledger knows about one study. `revisions` are newest first."""
+    """Everything the ledger knows about one study. `revisions` are newest first, earlier studies too."""
 
     row: StudyRow
     study_time: str
     calling_ae: str
     revisions: tuple[RevisionRow, ...]
     images: tuple[ImageRow, ...]
+    retrievals: tuple[RetrievalRow, ...] = ()
+
+    @property
+    def priors(self) -> tuple[RetrievalRow, ...]:
+        """The earlier studies that were asked for."""
+        return tuple(row for row in self.retrievals if row.kind == "prior")
 
     @property
     def state(self) -> State:
@@ -310,6 +340,7 @@ class StudyDetail:
             "deliveries": as_json(latest.deliveries) if latest else [],
             "images": as_json(self.images),
             "revisions": as_json(self.revisions),
+            "retrievals": as_json(self.retrievals),
         }
 
 
