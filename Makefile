@@ -33,7 +33,7 @@ test: setup services $(VENV)/.test check  ## install and start the real services
 check: $(VENV)/.test  ## lint, format, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) tests
+	$(BIN)/mypy $(SOURCES) tests triton_models
 	$(BIN)/lint-imports --no-logo
 
 bench: setup $(VENV)/.test  ## measure; docs/benchmarks.md says what and how

@@ -1,12 +1,17 @@
-"""`python -m hilum_worker --data DIR [--config FILE] [--checkpoint DIR]`: the composition root of the worker."""
+"""`python -m hilum_worker --data DIR [--config FILE] [--checkpoint DIR]`: the composition root of the worker.
+
+With `[model] servers` in the configuration it asks those; else it runs the checkpoint in its own process.
+"""
 
 import argparse
 import sys
+import threading
 import warnings
 from pathlib import Path
 
 from hilum.adapters.sql.database import database_path, open_database
 from hilum.ports.clock import SystemClock
+from hilum.ports.model import Model
 from hilum.runtime import logs
 from hilum.runtime.config import ConfigError, load
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
@@ -14,6 +19,8 @@ from hilum_medmo import CheckpointError
 from hilum_worker import medmo
 from hilum_worker.settings import Settings
 from hilum_worker.transport.serve import serve, wait_for_schema
+from hilum_worker.triton.model import connect
+from hilum_worker.triton.replica import Patience
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,10 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     stop = stop_on_signals()
     stop_with_parent(stop)
     try:
-        model = medmo.load(settings.checkpoint, threads=settings.threads, should_stop=stop.is_set)
+        model = _model(settings, stop)
     except CheckpointError as error:
         log.error("no usable model", reason=str(error))
         return 2
+    if model is None:
+        return 0
     engine = open_database(database_path(settings.data))
     wait_for_schema(engine, stop)
     announce_ready(settings.data, "worker")
@@ -46,6 +55,20 @@ def main(arguments: list[str] | None = None) -> int:
         return serve(settings, engine, model, SystemClock(), stop) if not stop.is_set() else 0
     finally:
         engine.dispose()
+
+
+def _model(settings: Settings, stop: threading.Event) -> Model | None:
+    """The model in this process or on servers; None when `stop` was set before a server said which model it has.
+
+    Raises:
+        CheckpointError: the checkpoint can't be used.
+    """
+    if not settings.servers:
+        return medmo.load(settings.checkpoint, threads=settings.threads, should_stop=stop.is_set)
+    declared = None if settings.digest else medmo.declared(settings.checkpoint)
+    patience = Patience(settings.answer.total_seconds(), settings.silence.total_seconds())
+    digest = settings.digest or ""
+    return connect(settings.servers, patience, declared=declared, digest=digest, stop=stop)
 
 
 if __name__ == "__main__":

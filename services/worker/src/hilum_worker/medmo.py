@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 import hilum_medmo
 from hilum.domain.errors import Busy, Reject
-from hilum.domain.inference import ModelIdentity, Task, TaskKind, Threshold
+from hilum.domain.inference import Lane, ModelIdentity, Task, TaskKind, Threshold
 from hilum.ports.model import GridFinding, ModelAnswer
-from hilum_medmo.grounding import GrammarError, parse, score
+from hilum_medmo.grounding import GrammarError
+from hilum_medmo.identity import checkpoint_digest, read_identity
+from hilum_medmo.serving.contract import boxes_of
 
 # MedMO's own requests (arXiv 2602.06965), for checkpoints whose hilum.json declares none.
 _PROMPTS = {
@@ -30,7 +32,7 @@ def default_checkpoint() -> Path:
 
 
 class MedMOModel:
-    """A MedMO behind the `Model` port. Greedy: the same image and task give the same answer.
+    """A MedMO in this process behind the `Model` port. Greedy: the same image and task give the same answer.
 
     Args:
         should_stop: asked before every token; once True, the answer is given up with Busy.
@@ -39,7 +41,7 @@ class MedMOModel:
     def __init__(self, medmo: hilum_medmo.MedMO, *, should_stop: Callable[[], bool] = lambda: False) -> None:
         self._medmo = medmo
         self._should_stop = should_stop
-        self._identity = _identity(medmo.identity)
+        self._identity = identity_of(medmo.identity)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -50,49 +52,64 @@ class MedMOModel:
         return self._medmo.identity.labels
 
     def prompt(self, task: Task) -> str:
-        """The declared prompt of the task; a question as it was asked, control characters and excess length cut.
+        return prompt_of(task, self._medmo.identity)
 
-        Nothing of a DICOM header is ever part of it; hilum_medmo keeps any text from becoming a control token.
-        """
-        match task.kind:
-            case TaskKind.LOCATE | TaskKind.REPORT:
-                return self._medmo.identity.prompts.get(task.kind.value) or _PROMPTS[task.kind]
-            case TaskKind.QUESTION:
-                return _CONTROL.sub(" ", task.question).strip()[:_MAX_QUESTION_CHARS]
-            case _:
-                assert_never(task.kind)
+    def ready(self) -> None:
+        """Always."""
 
-    def answer(self, task: Task, image: NDArray[np.uint8]) -> ModelAnswer:
+    def answer(self, task: Task, image: NDArray[np.uint8], *, lane: Lane = Lane.ROUTINE) -> ModelAnswer:
         """Asks once; a second greedy attempt would say the same.
 
         Raises:
             Reject: the request can't be answered, or the answer can't be read.
             Busy: the worker is stopping.
         """
-        request = hilum_medmo.Request((image,), self.prompt(task), max_new_tokens=_MAX_NEW_TOKENS[task.kind])
         try:
+            request = request_of(task, image, self._medmo.identity)
             generation = self._medmo.generate(request, should_stop=self._should_stop)
         except hilum_medmo.RequestError as error:
             raise Reject(f"the model can't be asked: {error}") from error
         if generation.finish == "cancelled":
             raise Busy("the worker is stopping")
-        findings = self._findings(generation) if task.kind is TaskKind.LOCATE else ()
-        if generation.finish == "length":
-            limit = _MAX_NEW_TOKENS[task.kind]
-            raise Reject(f"the model's answer could not be read: it was not finished after {limit} tokens")
-        return ModelAnswer(generation.text, findings, generation.timings.total_s)
+        return read(generation, task, self._medmo.identity)
 
-    def _findings(self, generation: hilum_medmo.Generation) -> tuple[GridFinding, ...]:
+
+def prompt_of(task: Task, declared: hilum_medmo.ModelIdentity) -> str:
+    """The declared prompt of the task; a question as it was asked, control characters and excess length cut.
+
+    Nothing of a DICOM header is ever part of it; hilum_medmo keeps any text from becoming a control token.
+    """
+    match task.kind:
+        case TaskKind.LOCATE | TaskKind.REPORT:
+            return declared.prompts.get(task.kind.value) or _PROMPTS[task.kind]
+        case TaskKind.QUESTION:
+            return _CONTROL.sub(" ", task.question).strip()[:_MAX_QUESTION_CHARS]
+        case _:
+            assert_never(task.kind)
+
+
+def request_of(task: Task, image: NDArray[np.uint8], declared: hilum_medmo.ModelIdentity) -> hilum_medmo.Request:
+    """What the model is asked for a task about one image."""
+    return hilum_medmo.Request((image,), prompt_of(task, declared), max_new_tokens=_MAX_NEW_TOKENS[task.kind])
+
+
+def read(generation: hilum_medmo.Generation, task: Task, declared: hilum_medmo.ModelIdentity) -> ModelAnswer:
+    """The answer, with the findings of a locate task.
+
+    Raises:
+        Reject: it isn't finished, or not in the grammar.
+    """
+    findings: tuple[GridFinding, ...] = ()
+    if task.kind is TaskKind.LOCATE:
         try:
-            grounded = parse(generation.text, no_finding=self._medmo.identity.no_finding)
-            scores = score(generation, grounded)
+            boxes = boxes_of(generation, declared.no_finding)
         except GrammarError as error:
             raise Reject(f"the model's answer could not be read: {error.reason} at character {error.offset}") from error
-        return tuple(
-            GridFinding(item.label, (box.x1, box.y1, box.x2, box.y2), scored.confidence)
-            for item, of_item in zip(grounded, scores, strict=True)
-            for box, scored in zip(item.boxes, of_item, strict=True)
-        )
+        findings = tuple(GridFinding(each.label, each.box, each.confidence) for each in boxes)
+    if generation.finish == "length":
+        limit = _MAX_NEW_TOKENS[task.kind]
+        raise Reject(f"the model's answer could not be read: it was not finished after {limit} tokens")
+    return ModelAnswer(generation.text, findings, generation.timings.total_s)
 
 
 def load(checkpoint: Path, *, threads: int | None, should_stop: Callable[[], bool]) -> MedMOModel:
@@ -104,7 +121,17 @@ def load(checkpoint: Path, *, threads: int | None, should_stop: Callable[[], boo
     return MedMOModel(hilum_medmo.load(checkpoint, threads=threads), should_stop=should_stop)
 
 
-def _identity(declared: hilum_medmo.ModelIdentity) -> ModelIdentity:
+def declared(checkpoint: Path) -> hilum_medmo.ModelIdentity:
+    """What a checkpoint folder says of its model, without loading it.
+
+    Raises:
+        hilum_medmo.CheckpointError: the folder holds no usable checkpoint.
+    """
+    return read_identity(checkpoint, checkpoint_digest(checkpoint))
+
+
+def identity_of(declared: hilum_medmo.ModelIdentity) -> ModelIdentity:
+    """As the domain knows it."""
     return ModelIdentity(
         name=declared.name,
         version=declared.version,

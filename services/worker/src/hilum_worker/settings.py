@@ -12,6 +12,10 @@ class Settings(BaseModel):
     """What one worker is told.
 
     Attributes:
+        servers: model servers, `host:port` each; without any, the checkpoint is run in this process.
+        digest: of the servers' weights, when it isn't that of the checkpoint.
+        answer: how long a model server may take for one answer.
+        silence: how long it may give no sign of life.
         lease: how long a claim holds without a heartbeat.
         max_wait: a job that waited longer is claimed first.
         max_job: how long one attempt may take before the process is taken to hang.
@@ -23,6 +27,10 @@ class Settings(BaseModel):
     data: Path
     checkpoint: Path
     threads: int | None = None
+    servers: tuple[str, ...] = ()
+    digest: str | None = None
+    answer: timedelta = timedelta(seconds=240)
+    silence: timedelta = timedelta(seconds=10)
     attempts: int = Field(default=3, ge=1)
     lease: timedelta = timedelta(seconds=30)
     max_wait: timedelta = timedelta(seconds=120)
@@ -38,6 +46,10 @@ class Settings(BaseModel):
             data=data,
             checkpoint=checkpoint,
             threads=site.model.threads,
+            servers=site.model.servers,
+            digest=site.model.digest,
+            answer=timedelta(seconds=site.model.timeout_s),
+            silence=timedelta(seconds=site.model.silence_s),
             attempts=site.worker.attempts,
             lease=timedelta(seconds=site.worker.lease_s),
             max_wait=timedelta(seconds=site.worker.max_wait_s),

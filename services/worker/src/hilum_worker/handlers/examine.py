@@ -114,7 +114,7 @@ def _ask_about(
     frame = show(image, store, longest_side=longest_side)
     said.decode_s += time.perf_counter() - start
     for task in request.tasks:
-        answer = model.answer(task, frame.pixels)
+        answer = model.answer(task, frame.pixels, lane=request.lane)
         said.model_s += answer.seconds
         text = answer.text.strip()
         match task.kind:

@@ -89,8 +89,9 @@ class Worker:
         """Claims and ends one job; False when none is free.
 
         Raises:
-            Busy: the database or the model is away; the job is free again.
+            Busy: the database or the model is away; no job was taken, or it is free again.
         """
+        self.model.ready()
         with transaction(self.engine) as connection:
             taken = jobs.claim(
                 connection,

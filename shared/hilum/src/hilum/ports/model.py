@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hilum.domain.inference import ModelIdentity, Task
+from hilum.domain.inference import Lane, ModelIdentity, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class Model(Protocol):
         """The prompt that this model is asked for a task; its digest goes into the evidence."""
         ...
 
-    def answer(self, task: Task, image: NDArray[np.uint8]) -> ModelAnswer:
-        """Asks about one image, shape (rows, columns, 3), RGB, square pixels."""
+    def ready(self) -> None:
+        """Raises Busy when it is already known that nothing can be asked now. Asks nobody, costs nothing."""
+        ...
+
+    def answer(self, task: Task, image: NDArray[np.uint8], *, lane: Lane = Lane.ROUTINE) -> ModelAnswer:
+        """Asks about one image, shape (rows, columns, 3), RGB, square pixels; `lane` is its place among others."""
         ...

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from hilum.domain.inference import Lane, Task, TaskKind
 from hilum.domain.routing import PriorsWanted, Rule
 from hilum.domain.worklist import Limits
-from hilum.runtime.cluster import Cluster
+from hilum.runtime.cluster import Cluster, HostPort
 from hilum.runtime.toml_lines import key_lines, line_of
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]  # PS3.5 6.2, no backslash
@@ -243,10 +243,26 @@ class Worklist(Part):
 
 
 class Model(Part):
-    """`checkpoint` is a folder with a Qwen3-VL checkpoint; without one, MedMO-Nano is used."""
+    """`checkpoint` is a folder with a Qwen3-VL checkpoint; without one, MedMO-Nano is used.
+
+    With `servers` (each `host:port` of a Triton's gRPC) they are asked instead of a model in the worker's process, if
+    their weights have this `digest`, or without one that of the checkpoint; with one, they say what their model can do.
+    A server that gives no answer within `timeout_s`, or no sign of life for `silence_s`, has failed, and another is
+    asked.
+    """
 
     checkpoint: Path | None = None
     threads: int | None = Field(default=None, ge=1, le=256)
+    servers: tuple[HostPort, ...] = ()
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    timeout_s: Seconds = 240.0
+    silence_s: Seconds = 10.0
+
+    @model_validator(mode="after")
+    def _digest_of_servers(self) -> Self:
+        if self.digest and not self.servers:
+            raise ValueError("a digest says which weights `servers` must have, and there are none")
+        return self
 
 
 class Worker(Part):

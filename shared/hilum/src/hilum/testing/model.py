@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.domain.identity import digest_of
-from hilum.domain.inference import ModelIdentity, Task, TaskKind, Threshold
+from hilum.domain.inference import Lane, ModelIdentity, Task, TaskKind, Threshold
 from hilum.ports.model import GridFinding, ModelAnswer
 
 BRIGHT = 200
@@ -59,7 +59,10 @@ class FakeModel:
     def prompt(self, task: Task) -> str:
         return task.question or f"fake {task.kind}"
 
-    def answer(self, task: Task, image: NDArray[np.uint8]) -> ModelAnswer:
+    def ready(self) -> None:
+        """Always."""
+
+    def answer(self, task: Task, image: NDArray[np.uint8], *, lane: Lane = Lane.ROUTINE) -> ModelAnswer:
         self.asked.append((task, image.shape))
         self._before(task)
         if (image == DEADLY).all():
