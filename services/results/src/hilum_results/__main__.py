@@ -16,9 +16,10 @@ from typing import IO
 
 from sqlalchemy import Engine
 
+from hilum.adapters.eventlog import event_log
 from hilum.adapters.redis.address import redis_url
+from hilum.adapters.sql.clock import clock_of
 from hilum.adapters.sql.database import database_path, has_schema, open_database, open_state
-from hilum.adapters.sql.eventlog import SqlConsumer
 from hilum.domain.errors import Busy
 from hilum.ports.clock import SystemClock
 from hilum.ports.wakeups import WakeUps
@@ -89,7 +90,6 @@ def _in_cluster(role: str, settings: Settings, cluster: Cluster) -> int:
             settings,
             broker=redis_url(cluster),
             open_engine=partial(_open, settings, cluster),
-            clock=SystemClock(),
             log=_LOG,
             ready=partial(_ready, settings, "deliver"),
         )
@@ -104,17 +104,18 @@ def _in_cluster(role: str, settings: Settings, cluster: Cluster) -> int:
             return 0
         _ready(settings, role)
         if role == "sweep":
-            return sweep(settings, engine, wakeups=wakeups, clock=SystemClock(), stop=stop, log=_LOG)
-        return _intake(settings, engine, wakeups, stop)
+            return sweep(settings, engine, wakeups=wakeups, clock=clock_of(engine), stop=stop, log=_LOG)
+        return _intake(settings, engine, cluster, wakeups, stop)
     finally:
         wakeups.close()
         engine.dispose()
 
 
-def _intake(settings: Settings, engine: Engine, wakeups: WakeUps, stop: threading.Event) -> int:
+def _intake(settings: Settings, engine: Engine, cluster: Cluster, wakeups: WakeUps, stop: threading.Event) -> int:
     warm_up(ENCODERS)
-    consumer = SqlConsumer(engine, group=GROUP, topics=TOPICS, clock=SystemClock(), stop=stop)
-    desk = Desk(consumer, engine=engine, settings=settings, encoders=ENCODERS, clock=SystemClock(), log=_LOG)
+    clock = clock_of(engine)
+    consumer = event_log(engine, cluster, clock).consumer(GROUP, TOPICS, stop=stop)
+    desk = Desk(consumer, engine=engine, settings=settings, encoders=ENCODERS, clock=clock, log=_LOG)
     work = {"intake": partial(take_in, desk, consumer, engine, wakeups, settings, stop=stop, log=_LOG)}
     try:
         return run_all(work, wakeups, stop=stop, log=_LOG)

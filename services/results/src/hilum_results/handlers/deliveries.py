@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from hilum.adapters.sql.locks import exclusive
 from hilum.adapters.sql.tables import deliveries, delivery_attempts, encodings, results
 from hilum.domain.results import DeliveryState, Format
 from hilum_results.handlers.verdict import Outcome, Verdict
@@ -58,7 +59,7 @@ def claim(
         in_flight: how many may be under way at this destination, counted in the ledger over all processes.
         waiting_since: takes only what has been due since then or longer.
     """
-    _take_turns(connection, destination)
+    exclusive(connection, f"deliveries {destination}")  # what one claim counts is what the next one sees
     if not simulation:
         _withhold(connection, destination)
     _supersede_abandoned(connection, destination, now)
@@ -201,16 +202,6 @@ def _due(now: datetime) -> sa.ColumnElement[bool]:
         sa.and_(d.state == DeliveryState.QUEUED.value, d.due_at <= now),
         sa.and_(d.state == DeliveryState.SENDING.value, d.lease_until <= now),
     )
-
-
-def _take_turns(connection: Connection, destination: str) -> None:
-    """Claims at one destination follow each other, so that what one counts is what the next one sees.
-
-    SQLite has one writer anyway. The lock ends with the transaction.
-    """
-    if connection.dialect.name == "postgresql":
-        key = sa.func.hashtextextended(f"hilum delivery {destination}", 0)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
 def _under_way(connection: Connection, destination: str, now: datetime) -> int:

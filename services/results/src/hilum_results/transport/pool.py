@@ -18,6 +18,7 @@ from celery import signals  # type: ignore[import-untyped]
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from hilum.adapters.sql.clock import clock_of
 from hilum.domain.errors import Busy
 from hilum.ports.clock import Clock
 from hilum.runtime.lifecycle import stop_with_parent
@@ -99,13 +100,11 @@ class Pool:
         *,
         broker: SecretStr,
         open_engine: Callable[[], Engine],
-        clock: Clock,
         log: Log,
         ready: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._open_engine = open_engine
-        self._clock = clock
         self._log = log
         self._ready = ready
         self._main = os.getpid()
@@ -153,9 +152,8 @@ class Pool:
 
     def _begin(self, **_: Any) -> None:
         """In each new process of the pool."""
-        self._deliverer = Deliverer(
-            self._settings, self._open_engine(), clock=self._clock, stop=self._stop, log=self._log
-        )
+        engine = self._open_engine()
+        self._deliverer = Deliverer(self._settings, engine, clock=clock_of(engine), stop=self._stop, log=self._log)
         threading.Thread(target=self._end_with_main, name="main-watch", daemon=True).start()
 
     def _deliver(self, destination: str, format_: str) -> bool:
