@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from hilum.adapters.sql.schema import refuse_to_lose
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -250,6 +252,18 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose(
+        op.get_bind(),
+        "studies",
+        "instances",
+        "quarantine",
+        "results",
+        "deliveries",
+        "jobs",
+        "outcomes",
+        "events",
+        "dead_letters",
+    )
     op.drop_table("encodings")
     with op.batch_alter_table("studies", schema=None) as batch_op:
         batch_op.drop_index("ix_studies_receiving")

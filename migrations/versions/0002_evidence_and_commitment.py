@@ -6,6 +6,8 @@ Expands only: new tables and a column that may be null, so 0.2 goes on with the 
 import sqlalchemy as sa
 from alembic import op
 
+from hilum.adapters.sql.schema import refuse_to_lose
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -100,6 +102,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose(
+        op.get_bind(),
+        "commitments",
+        "commitment_requests",
+        "committed_elsewhere",
+        "procedure_steps",
+        "availability_notices",
+    )
     with op.batch_alter_table("studies", schema=None) as batch_op:
         batch_op.drop_column("receiving_since")
     with op.batch_alter_table("study_senders", schema=None) as batch_op:

@@ -6,6 +6,8 @@ Expands only: a new table, and a column with a default, so the release before go
 import sqlalchemy as sa
 from alembic import op
 
+from hilum.adapters.sql.schema import refuse_to_lose
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -27,6 +29,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose(op.get_bind(), "removals")
     with op.batch_alter_table("quarantine", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_quarantine_sop_instance_uid"))
         batch_op.drop_column("sha256")

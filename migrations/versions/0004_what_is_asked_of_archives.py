@@ -6,6 +6,8 @@ Expands only: a new table, so the release before goes on with the same database.
 import sqlalchemy as sa
 from alembic import op
 
+from hilum.adapters.sql.schema import refuse_to_lose
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -41,6 +43,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose(op.get_bind(), "retrievals")
     with op.batch_alter_table("retrievals", schema=None) as batch_op:
         batch_op.drop_index("ix_retrievals_target")
         batch_op.drop_index("ix_retrievals_state")

@@ -15,7 +15,7 @@ depends_on = None
 def upgrade() -> None:
     with op.batch_alter_table("study_senders", schema=None) as batch_op:
         batch_op.add_column(sa.Column("number", sa.Integer(), nullable=True))
-    if op.get_bind().dialect.name == "sqlite":
+    if op.get_context().dialect.name == "sqlite":
         op.execute("UPDATE study_senders SET number = rowid")
 
 

@@ -7,6 +7,8 @@ database. The key of dead letters grows by a column, which on one machine is alw
 import sqlalchemy as sa
 from alembic import op
 
+from hilum.adapters.sql.schema import refuse_to_lose
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -49,6 +51,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose(op.get_bind(), "outbox", "partition_offsets")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_column("headers")
     with op.batch_alter_table("dead_letters", schema=None) as batch_op:

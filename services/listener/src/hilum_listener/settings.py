@@ -172,16 +172,16 @@ class FetchSettings:
 
 @dataclass(frozen=True, slots=True)
 class CommitSettings:
+    """`tls`: what Hilum shows to peers that it reaches over TLS."""
+
     ae_title: str
     peers: tuple[Peer, ...]
+    tls: Tls | None = None
 
     @classmethod
     def of(cls, site: Site) -> Self:
-    """`tls`: what Hilum shows to peers that it reaches over TLS."""
-
         return cls(ae_title=site.ae_title.strip(), peers=site.peers, tls=site.listener.tls)
 
-    tls: Tls | None = None
 
 @dataclass(frozen=True, slots=True)
 class RouteSettings:

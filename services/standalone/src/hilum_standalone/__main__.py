@@ -11,6 +11,7 @@ COMMANDS = {
     "show": "Show one study: ledger, findings, deliveries.",
     "ask": "Ask MedMO a question about a study.",
     "deliveries": "List what is parked or queued, and put parked deliveries back.",
+    "migrate": "Bring the database to this release's schema, or to another revision.",
     "topics": "Make or change the topics of a cluster's Kafka.",
     "export": "Write a study's SR, FHIR bundle and ORU message to a folder.",
     "doctor": "Say what is set up, what is missing and what to do.",

@@ -74,7 +74,7 @@ def ledger_of(data: Path, *, write: bool = False) -> "Iterator[Connection]":
     engine = open_database(path)
     try:
         if not has_schema(engine):
-            raise Unusable(f"{path} has no tables yet; start Hilum with: hilum up --data {data}")
+            raise Unusable(f"{path} does not have this release's tables yet; start Hilum with: hilum up --data {data}")
         with transaction(engine) if write else reading(engine) as connection:
             yield connection
     except Busy as error:

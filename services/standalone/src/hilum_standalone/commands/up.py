@@ -62,16 +62,16 @@ def up(
 
 
 def migrate_to_head(data: Path) -> None:
-    from alembic.util.exc import CommandError
     from sqlalchemy.exc import DatabaseError
 
     from hilum.adapters.sql.database import database_path, open_database
-    from hilum.adapters.sql.schema import migrate
+    from hilum.adapters.sql.schema import CannotMigrate, migrate
+    from hilum.domain.errors import Busy
 
     engine = open_database(database_path(data))
     try:
         migrate(engine)
-    except (CommandError, DatabaseError) as error:
+    except (Busy, CannotMigrate, DatabaseError) as error:
         reason = str(error).splitlines()[0]
         raise Unusable(f"{database_path(data)} can't be brought up to date: {reason}") from error
     finally:

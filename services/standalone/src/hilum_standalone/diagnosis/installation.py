@@ -36,10 +36,9 @@ def installation(data: Path, site: Site) -> Iterator[Check]:
 def _database(data: Path, start: str) -> Iterator[Check]:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
-    from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
 
-    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading, trouble
+    from hilum.adapters.sql.database import database_path, open_database, reading, revision_in, trouble
     from hilum.adapters.sql.schema import MIGRATIONS
     from hilum.domain.errors import Busy
 
@@ -51,11 +50,11 @@ def _database(data: Path, start: str) -> Iterator[Check]:
     head = ScriptDirectory.from_config(config).get_current_head()
     engine = open_database(database_path(data))
     try:
-        if not has_schema(engine):
-            yield note("Database", "has no tables yet", start)
-            return
         with reading(engine) as connection:
-            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            version = revision_in(connection)
+            if version is None:
+                yield note("Database", "has no tables yet", start)
+                return
             if version == head:
                 yield ok("Database", f"schema {version}")
             else:

@@ -17,6 +17,9 @@ from hilum.adapters.sql import postgresql, sqlite
 from hilum.domain.errors import Busy, Reject
 from hilum.runtime.cluster import Cluster
 
+REVISION = "0006"
+"""The newest migration, without which the tables that the code knows are not there."""
+
 _TRIES = 5
 T = TypeVar("T")
 
@@ -151,5 +154,19 @@ def _said(error: DBAPIError | sqlite3.Error | psycopg.Error) -> BaseException | 
 
 
 def has_schema(engine: Engine) -> bool:
+    """True when the database's tables are those of this release or of a newer one, which takes what this one writes.
+
+    Raises:
+        Busy: the database can't be reached.
+    """
     with reading(engine) as connection:
-        return bool(sqlalchemy.inspect(connection).has_table("alembic_version"))
+        found = revision_in(connection)
+    return found is not None and found >= REVISION
+
+
+def revision_in(connection: Connection) -> str | None:
+    """The last migration that was run, `0001` or higher; None before the first."""
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+    return found
