@@ -22,7 +22,7 @@ def request_message(asked: Asked) -> Any:
     for name, array in encode_request(asked).items():
         kind = INPUTS[name][0]
         message.inputs.add(name=name, datatype=kind, shape=array.shape)
-        message.raw_input_contents.append(_packed(array) if kind == "BYTES" else array.tobytes())
+        message.raw_input_contents.append(packed(array) if kind == "BYTES" else array.tobytes())
     return message
 
 
@@ -39,10 +39,15 @@ def _tensors(response: Any) -> Iterator[tuple[str, NDArray[Any]]]:
     if len(response.outputs) != len(response.raw_output_contents):
         raise ContractError("not every tensor has its content")
     for output, content in zip(response.outputs, response.raw_output_contents, strict=True):
-        yield str(output.name), _array(str(output.name), str(output.datatype), tuple(output.shape), content)
+        yield str(output.name), array_of(str(output.name), str(output.datatype), tuple(output.shape), content)
 
 
-def _array(name: str, kind: str, shape: tuple[int, ...], content: bytes) -> NDArray[Any]:
+def array_of(name: str, kind: str, shape: tuple[int, ...], content: bytes) -> NDArray[Any]:
+    """A tensor from its bytes.
+
+    Raises:
+        ContractError: its type is none of the contract's, or the bytes are not as many as the shape says.
+    """
     if kind not in DTYPES or any(size < 0 for size in shape):
         raise ContractError(f"{name} has an unknown type or shape")
     count = 1
@@ -58,7 +63,7 @@ def _array(name: str, kind: str, shape: tuple[int, ...], content: bytes) -> NDAr
     return np.frombuffer(content, dtype).astype(DTYPES[kind]).reshape(shape)
 
 
-def _packed(texts: NDArray[Any]) -> bytes:
+def packed(texts: NDArray[Any]) -> bytes:
     """Each with its length before it, 4 bytes, little-endian."""
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts.reshape(-1))
 
