@@ -77,6 +77,7 @@ def configure(service: str, *, level: int = logging.INFO) -> None:
     root.setLevel(logging.ERROR)
     handler.addFilter(_hide_library_text)
     logging.getLogger("hilum").setLevel(level)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # an error for each attempt; the adapter says it once
 
 
 def _hide_library_text(record: logging.LogRecord) -> bool:

@@ -68,10 +68,10 @@ class Side:
             if len(found) >= count or time.monotonic() >= deadline:
                 return list(found)
 
-    def nothing(self, consumer: Consumer) -> bool:
+    def nothing(self, consumer: Consumer, *, for_s: float | None = None) -> bool:
         """True when nothing comes."""
         self.travel()
-        return not consumer.poll(timeout_s=self.nothing_s)
+        return not consumer.poll(timeout_s=self.nothing_s if for_s is None else for_s)
 
     def travel(self) -> None:
         """Brings what was published to where it is read."""

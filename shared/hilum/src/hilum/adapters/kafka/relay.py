@@ -208,7 +208,7 @@ class Session:
 
     def wait(self, timeout_s: float) -> None:
         """Until a transaction wrote to the outbox, or for a while."""
-        driver = self._connection.connection.driver_connection
+        driver = self._connection.connection.dbapi_connection
         assert isinstance(driver, psycopg.Connection)
         for _ in driver.notifies(timeout=timeout_s, stop_after=1):
             pass

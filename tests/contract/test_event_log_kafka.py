@@ -1,0 +1,428 @@
+"""What only the cluster's event log can meet: a broker that dies, rebalances, two relays, duplicates, foreign bytes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from sqlalchemy import Connection, Engine
+
+from hilum.adapters.kafka.consumer import LogConsumer
+from hilum.adapters.kafka.relay import Relay
+from hilum.adapters.kafka.servers import Servers
+from hilum.adapters.sql import outbox
+from hilum.adapters.sql.database import reading, transaction
+from hilum.adapters.sql.dead_letters import letters
+from hilum.contracts.messages import StudyEnded
+from hilum.contracts.topics import MAX_MESSAGE_BYTES
+from hilum.domain.errors import Busy, Reject, Retry
+from hilum.ports.events import Outgoing, Received
+from hilum.runtime.consume import consume
+from hilum.runtime.logs import Log
+from hilum.testing.clock import SetClock
+from hilum.testing.event_logs import KafkaSide
+from hilum.testing.external import wait_until
+from hilum.testing.kafka import Kafka
+from hilum.testing.postgresql import Database
+
+CLOCK = SetClock(datetime(2026, 11, 24, 12, tzinfo=UTC))
+HANDLED = sa.Table(
+    "handled",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("member", sa.Text),
+    sa.Column("key", sa.Text),
+    sa.Column("number", sa.Integer),
+)
+"""What the handlers of these tests write, in the transaction of the offset."""
+
+
+@pytest.fixture
+def set_clock() -> SetClock:
+    return CLOCK
+
+
+@pytest.fixture
+def own_side(postgresql_database: Database, kafka_alone: Kafka) -> Iterator[KafkaSide]:
+    """On a broker of the test's own."""
+    engine = postgresql_database.open(pool_size=20)
+    side = KafkaSide(engine, kafka_alone.bootstrap, CLOCK)
+    yield side
+    side.close()
+    engine.dispose()
+
+
+@dataclass
+class Running:
+    """Threads of a test, each with its own stop."""
+
+    stop: threading.Event
+    thread: threading.Thread
+    errors: list[BaseException]
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        assert self.errors == []
+
+
+def start(work: Callable[[threading.Event], None]) -> Running:
+    stop, errors = threading.Event(), list[BaseException]()
+
+    def guarded() -> None:
+        try:
+            work(stop)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    return Running(stop, thread, errors)
+
+
+@contextmanager
+def running(*works: Callable[[threading.Event], None]) -> Iterator[list[Running]]:
+    started = [start(work) for work in works]
+    try:
+        yield started
+    finally:
+        for one in started:
+            one.stop.set()
+        for one in started:
+            one.end()
+
+
+def member(side: KafkaSide, name: str, *, pause_s: float = 0.0) -> Callable[[threading.Event], None]:
+    """A member of the group `g` that writes down what it handled."""
+
+    def handle(connection: Connection, received: Received) -> None:
+        time.sleep(pause_s)
+        connection.execute(sa.insert(HANDLED).values(member=name, key=received.key, number=int(received.payload)))
+
+    def work(stop: threading.Event) -> None:
+        reader = LogConsumer(side.engine, side.servers, group="g", topics=("a",), clock=CLOCK, stop=stop)
+        try:
+            consume(reader, handle, transaction=lambda: transaction(side.engine), stop=stop, log=Log("hilum.test"))
+        finally:
+            reader.close()
+
+    return work
+
+
+def relaying(side: KafkaSide) -> Callable[[threading.Event], None]:
+    return lambda stop: side.relay(stop).run()
+
+
+def publish(side: KafkaSide, numbers: Sequence[int], *, keys: int = 7) -> None:
+    """Each number in a transaction of its own, under the key of its remainder."""
+    for number in numbers:
+        with transaction(side.engine) as connection:
+            side.publisher.publish(connection, [Outgoing("a", f"key {number % keys}", str(number))])
+
+
+def handled(engine: Engine) -> list[tuple[str, str, int]]:
+    with reading(engine) as connection:
+        query = sa.select(HANDLED.c.member, HANDLED.c.key, HANDLED.c.number).order_by(HANDLED.c.id)
+        return [(row.member, row.key, row.number) for row in connection.execute(query)]
+
+
+def prepare(side: KafkaSide) -> None:
+    HANDLED.create(side.engine)
+
+
+def all_once_and_in_order(engine: Engine, count: int) -> bool:
+    rows = handled(engine)
+    for key in {key for _member, key, _number in rows}:
+        numbers = [number for _member, of, number in rows if of == key]
+        assert numbers == sorted(set(numbers)), f"{key}: {numbers}"
+    return len(rows) == count
+
+
+def test_a_broker_that_is_killed_and_comes_back_costs_time_and_nothing_else(
+    own_side: KafkaSide, kafka_alone: Kafka
+) -> None:
+    side, count = own_side, 300
+    prepare(side)
+    with running(relaying(side), member(side, "one"), lambda _stop: publish(side, range(count))):
+        wait_until(lambda: len(handled(side.engine)) > 20, what="the first messages")
+        kafka_alone.kill()
+        kafka_alone.start()
+        wait_until(lambda: all_once_and_in_order(side.engine, count), timeout_s=60, what="every message")
+
+
+def test_members_that_come_and_go_share_the_work_and_handle_each_message_once(kafka_side: KafkaSide) -> None:
+    side, count = kafka_side, 400
+    prepare(side)
+    with running(relaying(side), member(side, "one", pause_s=0.005)) as (_relay, one):
+        publish(side, range(count // 2))
+        wait_until(lambda: len(handled(side.engine)) > 20, what="the first messages")
+        with running(member(side, "two", pause_s=0.005)):
+            publish(side, range(count // 2, count))
+            wait_until(lambda: any(row[0] == "two" for row in handled(side.engine)), what="work of the second member")
+            one.end()
+            wait_until(lambda: all_once_and_in_order(side.engine, count), timeout_s=60, what="every message")
+    assert {row[0] for row in handled(side.engine)} == {"one", "two"}
+
+
+class Doubled(Servers):
+    """Under another group in Kafka, so that both members think that every partition is theirs."""
+
+    def group(self, name: str) -> str:
+        return f"{super().group(name)}-doubled"
+
+
+def two_owners(side: KafkaSide) -> tuple[LogConsumer, Received, LogConsumer, Received]:
+    """Two members of one group, each with the same message in hand."""
+    side.publish(Outgoing("a", "key", "1"), Outgoing("a", "key", "2"))
+    first = side.consumer()
+    second = LogConsumer(
+        side.engine, Doubled(side.servers.bootstrap, side.servers.prefix), group="g", topics=("a",), clock=CLOCK
+    )
+    mine, theirs = side.read(first, 2)[0], side.read(second, 2)[0]
+    assert mine == theirs
+    assert isinstance(first, LogConsumer)
+    return first, mine, second, theirs
+
+
+def test_two_members_never_both_commit_a_message(kafka_side: KafkaSide) -> None:
+    first, mine, second, theirs = two_owners(kafka_side)
+    with transaction(kafka_side.engine) as connection:
+        first.commit(connection, mine)
+
+    def late() -> None:
+        with transaction(kafka_side.engine) as connection:
+            second.commit(connection, theirs)
+
+    with pytest.raises(Retry, match="another member of g is ahead on a@"):
+        late()
+    assert [received.payload for received in kafka_side.read(second)] == ["2"]
+    second.close()
+
+
+def test_a_member_waits_for_the_other_s_transaction_and_goes_on_when_that_fails(kafka_side: KafkaSide) -> None:
+    first, mine, second, theirs = two_owners(kafka_side)
+    began, outcome = threading.Event(), list[str]()
+
+    def late() -> None:
+        with transaction(kafka_side.engine) as connection:
+            began.set()
+            second.commit(connection, theirs)
+            outcome.append("committed")
+
+    def fail() -> None:
+        with transaction(kafka_side.engine) as connection:
+            first.commit(connection, mine)
+            thread.start()
+            began.wait(10)
+            thread.join(0.3)
+            assert outcome == []
+            raise RuntimeError("on purpose")
+
+    thread = threading.Thread(target=late)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    thread.join(10)
+    assert outcome == ["committed"]
+    second.close()
+
+
+class Killed(Relay):
+    """Dies after Kafka has confirmed and before the database knows."""
+
+    def _settle(self, rows: Sequence[outbox.Waiting]) -> None:
+        raise KeyboardInterrupt
+
+
+def test_what_a_relay_that_was_killed_after_the_confirmation_left_arrives_twice(kafka_side: KafkaSide) -> None:
+    """A duplicate has an offset of its own; the handlers' keys make it harmless (test_event_log_handlers.py)."""
+    side = kafka_side
+    with transaction(side.engine) as connection:
+        side.publisher.publish(connection, [Outgoing("a", "key", "1"), Outgoing("a", "key", "2")])
+    killed = Killed(side.engine, side.servers, clock=CLOCK, stop=threading.Event(), log=Log("hilum.test"))
+    with pytest.raises(KeyboardInterrupt):
+        killed.forward()
+    killed.close()
+    with reading(side.engine) as connection:
+        assert outbox.backlog(connection) == (2, CLOCK.now())
+    assert [received.payload for received in side.read(side.consumer(), 4)] == ["1", "2", "1", "2"]
+    with reading(side.engine) as connection:
+        assert outbox.backlog(connection) == (0, None)
+
+
+def firsts(side: KafkaSide, count: int) -> dict[str, list[int]]:
+    """The numbers of each key in the order in which they arrived first."""
+    reader, found = side.consumer("look"), dict[str, list[int]]()
+    deadline = time.monotonic() + 60
+    while sum(map(len, found.values())) < count and time.monotonic() < deadline:
+        batch = reader.poll(timeout_s=0.5, limit=200)
+        for received in batch:
+            numbers = found.setdefault(received.key, [])
+            if int(received.payload) not in numbers:
+                numbers.append(int(received.payload))
+        with transaction(side.engine) as connection:
+            for received in batch:
+                reader.commit(connection, received)
+    return found
+
+
+def end_sessions_of_the_lead(engine: Engine) -> int:
+    """As a cut connection would: whoever holds the relay's lock loses its session."""
+    with transaction(engine) as connection:
+        held = sa.text(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        return int(connection.execute(held).scalar_one())
+
+
+def test_order_within_a_key_holds_with_two_relays_whose_lead_is_cut_again_and_again(kafka_side: KafkaSide) -> None:
+    side, count = kafka_side, 400
+    ended = 0
+    with running(relaying(side), relaying(side), lambda _stop: publish(side, range(count))) as (_one, _two, writer):
+        while writer.thread.is_alive():
+            time.sleep(0.15)
+            ended += end_sessions_of_the_lead(side.engine)
+        found = firsts(side, count)
+    assert ended >= 2
+    assert found == {f"key {key}": list(range(key, count, 7)) for key in range(7)}
+
+
+def test_a_second_relay_leads_once_the_first_is_gone(kafka_side: KafkaSide) -> None:
+    side = kafka_side
+    with side.relay()._session() as one, side.relay()._session() as two:
+        assert (one.lead(), two.lead()) == (True, False)
+        end_sessions_of_the_lead(side.engine)
+        assert two.lead()
+
+
+def test_a_commit_wakes_the_relay_at_once(kafka_side: KafkaSide) -> None:
+    """The sweep alone comes once a second, so ten messages one after the other would take five seconds or more."""
+    side, reader, took_s = kafka_side, kafka_side.consumer(), list[float]()
+    with running(relaying(side)):
+        for number in range(11):
+            began = time.monotonic()
+            publish(side, [number])
+            found = list[Received]()
+            wait_until(lambda found=found: bool(found.extend(reader.poll(timeout_s=0.5)) or found), what="the message")  # type: ignore[misc]
+            took_s.append(time.monotonic() - began)
+            with transaction(side.engine) as connection:
+                reader.commit(connection, found[0])
+    assert sum(took_s[1:]) < 2.5, took_s  # the first waits for the group and the lead
+
+
+def test_kafka_s_own_group_offset_follows_for_those_who_watch_the_lag(kafka_side: KafkaSide) -> None:
+    side = kafka_side
+    side.publish(*(Outgoing("a", "key", str(number)) for number in range(3)))
+    reader = side.consumer()
+    for received in side.read(reader, 3):
+        with transaction(side.engine) as connection:
+            reader.commit(connection, received)
+    reader.close()
+    admin = KafkaAdminClient(**side.servers.options)
+    offsets: Any = admin.list_group_offsets({side.servers.group("g"): None})
+    admin.close()
+    assert str(TopicPartition(side.servers.topic("a"), received.partition)) in str(offsets)
+    assert "offset=3" in str(offsets)
+
+
+@pytest.mark.parametrize(
+    ("value", "payload"),
+    [(b"\xff{}", "\\xff{}"), (None, ""), (b'{"a": "\x00"}', '{"a": "\\u0000"}')],
+    ids=["no UTF-8", "no value", "a NUL"],
+)
+def test_bytes_that_are_no_message_become_a_dead_letter_and_the_next_is_handled(
+    kafka_side: KafkaSide, value: bytes | None, payload: str
+) -> None:
+    side = kafka_side
+    prepare(side)
+    producer = KafkaProducer(**side.servers.options)
+    for content in (value, b"7"):
+        producer.send(side.servers.topic("a"), key=b"\x00k", value=content, headers=[("h", b"\xff")]).get(10)
+    producer.close()
+
+    def handle(connection: Connection, received: Received) -> None:
+        if received.payload != "7":
+            raise Reject("no JSON")
+        connection.execute(sa.insert(HANDLED).values(member="one", key="", number=7))
+
+    def work(stop: threading.Event) -> None:
+        reader = LogConsumer(side.engine, side.servers, group="g", topics=("a",), clock=CLOCK, stop=stop)
+        consume(reader, handle, transaction=lambda: transaction(side.engine), stop=stop, log=Log("hilum.test"))
+        reader.close()
+
+    with running(work):
+        wait_until(lambda: len(handled(side.engine)) == 1, what="the next message")
+    with reading(side.engine) as connection:
+        (kept,) = letters(connection)
+    assert (kept.payload, kept.key, kept.headers) == (payload, "\\u0000k", {"h": "\\xff"})
+
+
+def test_a_message_that_kafka_can_never_take_becomes_a_dead_letter_and_holds_nobody_up(kafka_side: KafkaSide) -> None:
+    side = kafka_side
+    large = f'{{"study_instance_uid": "1.2.3", "revision": 1, "x": "{"x" * (MAX_MESSAGE_BYTES + 2**20)}"}}'
+    side.publish(Outgoing("a", "key", large), Outgoing("a", "key", "2"))
+    assert [received.payload for received in side.read(side.consumer())] == ["2"]
+    with reading(side.engine) as connection:
+        (kept,) = letters(connection)
+    assert (kept.consumer_group, kept.payload, kept.reason) == (
+        "outbox",
+        large,
+        "Kafka can't take it (MessageSizeTooLargeError)",
+    )
+    (message,) = side.read(side.consumer("other", ("study.ended",)))
+    assert StudyEnded.model_validate_json(message.payload).study_instance_uid == "1.2.3"
+
+
+def test_a_topic_that_is_missing_is_said_and_waited_for(kafka_side: KafkaSide) -> None:
+    side = kafka_side
+    with transaction(side.engine) as connection:
+        side.publisher.publish(connection, [Outgoing("new", "key", "1")])
+    relay = side.relay()
+    with pytest.raises(Busy, match="Kafka has no topic new; make it with: hilum topics"):
+        relay.forward()
+    side.make_topics("new")
+    assert relay.forward() == 1
+    relay.close()
+    assert [received.payload for received in side.read(side.consumer("g", ("new",)))] == ["1"]
+
+
+def test_a_broker_that_is_away_is_said_by_those_who_publish_and_those_who_read(
+    own_side: KafkaSide, kafka_alone: Kafka
+) -> None:
+    side = own_side
+    reader = side.consumer()
+    assert side.nothing(reader)
+    kafka_alone.kill()
+    with pytest.raises(Busy, match="Kafka is away"):
+        side.nothing(reader, for_s=10)
+    with pytest.raises(Busy, match="Kafka is away"):
+        side.consumer("new").poll(timeout_s=0.5)
+    publish(side, [1])
+    relay = side.relay()
+    with pytest.raises(Busy, match="Kafka is away"):
+        relay.forward()
+    kafka_alone.start()
+    wait_until(lambda: relay_works(relay), what="the relay's way")
+    assert [received.payload for received in side.read(reader)] == ["1"]
+    relay.close()
+
+
+def relay_works(relay: Relay) -> bool:
+    try:
+        relay.forward()
+    except Busy:
+        return False
+    return True
+
+
+def test_a_session_ends_when_its_process_no_longer_shows_that_it_lives(kafka_side: KafkaSide) -> None:
+    with kafka_side.relay()._session() as paused, kafka_side.relay()._session() as other:
+        assert paused.lead()
+        wait_until(other.lead, timeout_s=15, what="the lock")
