@@ -9,11 +9,11 @@ from hilum.domain.errors import Retry
 from hilum.ports.counts import Expected
 from hilum.testing.clock import SetClock
 from hilum_listener.handlers.archive import (
+    Arrivals,
     EarlierStudy,
     Held,
     Outcome,
     PriorLimits,
-    Store,
     missing,
     relevant_priors,
 )
@@ -41,7 +41,7 @@ class Shelf:
     def earlier(self, patient_id: str, issuer: str) -> Sequence[EarlierStudy]:
         return ()
 
-    def fetch(self, study_instance_uid: str, wanted: Sequence[Held], store: Store) -> Outcome:
+    def fetch(self, study_instance_uid: str, wanted: Sequence[Held], arrivals: Arrivals) -> Outcome:
         return Outcome(0, len(wanted))
 
 

@@ -30,6 +30,7 @@ from hilum.runtime.config import Retention
 from hilum_listener.handlers.journal import JournalWriter
 from hilum_listener.handlers.tidy import Tidier
 from hilum_listener.testing import QUIET, START, Listener
+from hilum_listener.testing_fetch import Fetching, Shelf, asks_for_priors, study_uid, with_priors
 
 DAY = timedelta(days=1)
 
@@ -341,3 +342,25 @@ def test_a_new_writer_after_the_old_one_is_followed_at_once(listener: Listener, 
     listener.image(name="two")
     listener.step()
     assert len(listener.rows(instances)) == 2
+
+
+def test_an_earlier_study_that_was_fetched_goes_when_it_is_old_enough_unless_a_modality_sent_it(
+    listener: Listener,
+) -> None:
+    settings = with_priors(listener, asks_for_priors())
+    shelf = Shelf(listener)
+    shelf.put("last-year", "1", StudyDate="20261003")
+    [sent] = shelf.put("older", "1", StudyDate="20260903")
+    fetching = Fetching(listener, shelf, settings=settings)
+    listener.image(StudyDate="20261124")
+    listener.step()
+    fetching.run()
+    listener.receive(sent)
+    listener.step(after=QUIET)
+    assert len(listener.rows(instances)) == 3
+    tidy(listener, after=DAY * 9, study_days=10)
+    assert len(listener.rows(instances)) == 3
+    tidy(listener, after=DAY * 2, study_days=10)
+    left = {row.study_instance_uid for row in listener.rows(instances)}
+    assert left == {study_uid("study"), study_uid("older")}, "those wait for their ends, as every study"
+    assert {row.reason for row in listener.rows(removals)} <= {"the earlier study was fetched long enough ago"}

@@ -214,6 +214,8 @@ def _fetch(places: Places, site: Site) -> Role:
         announce_ready(places.data, "fetch")
         _LOG.info("fetching", count=len(sources))
         fetcher.run(stop)
+        spool.close()
+        journal.close()
 
     return run
 

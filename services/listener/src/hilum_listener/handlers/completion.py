@@ -16,7 +16,7 @@ from hilum.domain.study import Complete, StudyRevision, Wait, decide_completenes
 from hilum.ports.counts import ExpectedCounts
 from hilum.ports.events import Publisher
 from hilum_listener.handlers.evidence import gather
-from hilum_listener.handlers.priors import await_priors
+from hilum_listener.handlers.priors import await_priors, fetched_priors
 from hilum_listener.handlers.revisions import draft, end_receiving, is_unchanged, last_received_at, publish
 from hilum_listener.handlers.uploads import Uploads
 from hilum_listener.settings import AssembleSettings
@@ -55,6 +55,11 @@ class Completion:
             connection.execute(sa.select(studies.c.study_instance_uid).where(studies.c.receiving)).scalars(), now
         )
 
+    def adopt(self, connection: Connection, now: datetime) -> None:
+        """In a cluster: what another listener opened is looked at here too, so that it waits for none that is gone."""
+        for uid in connection.execute(sa.select(studies.c.study_instance_uid).where(studies.c.receiving)).scalars():
+            self._due.setdefault(uid, now)
+
     def touch(self, study_uids: Iterable[str], now: datetime) -> None:
         """There is something new about these studies."""
         self._due.update(dict.fromkeys(study_uids, now))
@@ -92,8 +97,9 @@ class Completion:
         decision = self._decide(connection, uid, now)
         if self._uploads is None or not isinstance(decision, Complete | Early):
             return decision
-        missing = self._uploads.missing(connection, uid)
-        return decision if missing is None else Wait(now + missing)
+        of_these = [uid, *(prior for prior, _day in fetched_priors(connection, uid))]
+        missing = [again for one in of_these if (again := self._uploads.missing(connection, one)) is not None]
+        return Wait(now + max(missing)) if missing else decision
 
     def _decide(self, connection: Connection, uid: str, now: datetime) -> Complete | Early | Wait | None:
         """None for a study that is not being received: nothing about it can be due."""

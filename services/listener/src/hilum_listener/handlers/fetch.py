@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from hilum.adapters.dicom.header import read_header
-from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.tables import studies
 from hilum.domain.errors import Busy, HilumError, Reject, Retry
@@ -21,6 +20,7 @@ from hilum.domain.identity import study_key
 from hilum.domain.routing import body_parts_of, rule_of
 from hilum.domain.study import holds_images
 from hilum.ports.clock import Clock
+from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers import retrieval
 from hilum_listener.handlers.archive import EarlierStudy, Held, PriorLimits, missing, relevant_priors
@@ -54,7 +54,7 @@ class Fetcher:
         clock: Clock,
         sources: Sequence[Source],
         settings: FetchSettings,
-        store: FolderInstances,
+        store: InstanceStore,
         bringer: Bringer,
     ) -> None:
         self._engine = engine

@@ -25,6 +25,7 @@ from hilum.adapters.sql.tables import (
     outcomes,
     quarantine,
     removals,
+    retrievals,
     series,
     studies,
 )
@@ -35,6 +36,7 @@ from hilum.ports.clock import Clock
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
 from hilum_listener.handlers.notices import NoticeStore
+from hilum_listener.handlers.retrieval import Kind
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.settings import AssembleSettings, Places
 
@@ -116,6 +118,7 @@ class Tidier:
             self._expire_quarantine(now, now - timedelta(days=self._retention.quarantine_days))
         if self._retention.study_days is not None and not self._archive:
             self._expire_studies(now, now - timedelta(days=self._retention.study_days))
+            self._expire_priors(now, now - timedelta(days=self._retention.study_days))
 
     def _prune_journals(self, now: datetime) -> None:
         days = self._retention.journal_days
@@ -179,11 +182,37 @@ class Tidier:
                 lock_studies(connection, [study])
                 if not _may_go(connection, study):
                     continue
-                of_study = instances.c.study_instance_uid == study
-                _put_down(connection, sa.select(instances.c.uri).where(of_study), "its study is old enough", now)
-                connection.execute(sa.delete(instances).where(of_study))
-                connection.execute(sa.delete(series).where(series.c.study_instance_uid == study))
+                self._drop(connection, study, "its study is old enough", now)
             _LOG.info("images of an old study expired", count=1)
+
+    def _expire_priors(self, now: datetime, until: datetime) -> None:
+        """Earlier studies that were fetched, so long after the last time; those that a modality sent are studies."""
+        prior = retrievals.c.kind == Kind.PRIOR
+        lately = sa.or_(retrievals.c.finished_at.is_(None), retrievals.c.finished_at > until)
+        query = (
+            sa.select(retrievals.c.target_uid)
+            .where(
+                prior,
+                retrievals.c.target_uid.not_in(sa.select(retrievals.c.target_uid).where(prior, lately)),
+                retrievals.c.target_uid.not_in(sa.select(studies.c.study_instance_uid)),
+                retrievals.c.target_uid.in_(sa.select(instances.c.study_instance_uid)),
+            )
+            .distinct()
+            .limit(_LOOKED_AT_ONCE)
+        )
+        with reading(self._engine) as connection:
+            expired = list(connection.execute(query).scalars())
+        for study in expired:
+            with transaction(self._engine) as connection:
+                files = sa.select(instances.c.sop_instance_uid).where(_is(instances, study))
+                promised = sa.select(commitments.c.sop_instance_uid).where(commitments.c.sop_instance_uid.in_(files))
+                if connection.execute(promised.limit(1)).first() is None:
+                    self._drop(connection, study, "the earlier study was fetched long enough ago", now)
+
+    def _drop(self, connection: Connection, study: str, reason: str, now: datetime) -> None:
+        _put_down(connection, sa.select(instances.c.uri).where(_is(instances, study)), reason, now)
+        for table in (instances, series):
+            connection.execute(sa.delete(table).where(_is(table, study)))
 
     def _candidates(self, connection: Connection, until: datetime) -> tuple[datetime | None, list[str]]:
         query = sa.select(studies.c.study_instance_uid, studies.c.last_received_at).where(
