@@ -11,6 +11,8 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
+from hilum.adapters.eventlog import EmbeddedEventLog
+from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import database_path, open_database
 from hilum.domain.errors import Busy
 from hilum.domain.inference import Task
@@ -44,7 +46,10 @@ def main(data: Path, gate: Path, attempts: int, max_job_s: float) -> int:
     )
     engine = open_database(database_path(data))
     wait_for_schema(engine, threading.Event())
-    return serve(settings, engine, FakeModel(before=wait_at_the_gate), SystemClock(), stop)
+    store = FolderInstances(settings.data / "spool")
+    clock = SystemClock()
+    events = EmbeddedEventLog(engine, clock)
+    return serve(settings, engine, FakeModel(before=wait_at_the_gate), store, clock, stop, events=events)
 
 
 if __name__ == "__main__":

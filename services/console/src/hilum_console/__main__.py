@@ -12,10 +12,11 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from hilum.adapters.folder import FolderInstances
-from hilum.adapters.sql.database import database_path, open_database
-from hilum.ports.clock import SystemClock
+from hilum.adapters.instances import open_instances
+from hilum.adapters.sql.clock import clock_of
+from hilum.adapters.sql.database import open_state
 from hilum.runtime import logs
+from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import ConfigError, load
 from hilum.runtime.lifecycle import stop_on_signals, stop_with_parent
 from hilum_console.app import create
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = logs.Log("hilum.console")
     try:
         site = load(options.config)
-    except ConfigError as error:
+        engine = open_state(options.data, site.cluster, application="hilum-console")
+        store = open_instances(options.data, site.cluster)
+    except (ConfigError, SecretMissing) as error:
         print(error, file=sys.stderr)
         return 2
     settings = Settings.of(site, data=options.data, port=options.port)
@@ -52,9 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"port {settings.port} of {LOOPBACK} can't be used: {error.strerror}", file=sys.stderr)
         return 2
     port: int = bound.getsockname()[1]
-    engine = open_database(database_path(settings.data))
-    pictures = Pictures(FolderInstances(settings.data / "spool"))
-    server = _server(create(settings, engine, pictures, SystemClock()))
+    pictures = Pictures(store)
+    server = _server(create(settings, engine, pictures, clock_of(engine)))
     threading.Thread(target=_stop_server, args=(stop, server), name="stop-watch", daemon=True).start()
     port_file = settings.data / "run" / "console.port"
     _write(port_file, f"{port}\n")

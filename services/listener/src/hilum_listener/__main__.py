@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
+from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import AnyArchive, ConfigError, Site, load
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_listener.handlers.desk import Desk
@@ -146,6 +147,8 @@ def _stow(places: Places, settings: StowSettings) -> Role:
 
 
 def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, Role]:
+    from hilum.adapters.folder import FolderInstances
+    from hilum.adapters.instances import open_instances
     from hilum.adapters.sql.database import database_path, open_database, transaction
     from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
     from hilum.contracts.topics import STUDY_READY
@@ -153,6 +156,7 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     from hilum_listener.handlers.assemble import Assembler, wait_for_schema
     from hilum_listener.handlers.reports import Reporter
     from hilum_listener.handlers.route import GROUP, Router
+    from hilum_listener.handlers.uploads import Uploads
     from hilum_listener.transport.archive_counts import ArchiveCounts
     from hilum_listener.transport.event_report import NewAssociation
 
@@ -166,7 +170,16 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
         counts = ArchiveCounts(archives, _CLOCK) if archives else None
         if counts is not None:
             counts.start()
-        Assembler(places, AssembleSettings.of(site), engine, publisher, _CLOCK, counts).run(stop)
+        try:
+            store = open_instances(places.data, site.cluster)
+        except SecretMissing as error:
+            raise CannotStart(str(error)) from error
+        uploads = None
+        if site.cluster is not None:
+            uploads = Uploads(FolderInstances(places.spool), store, engine, _CLOCK)
+            uploads.start(stop)
+        settings = AssembleSettings.of(site)
+        Assembler(places, settings, engine, publisher, _CLOCK, counts, store=store, uploads=uploads).run(stop)
 
     def route(stop: threading.Event) -> None:
         wait_for_schema(engine, stop)

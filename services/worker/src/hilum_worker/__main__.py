@@ -9,10 +9,13 @@ import threading
 import warnings
 from pathlib import Path
 
-from hilum.adapters.sql.database import database_path, open_database
-from hilum.ports.clock import SystemClock
+from hilum.adapters.eventlog import event_log
+from hilum.adapters.instances import open_instances
+from hilum.adapters.sql.clock import clock_of
+from hilum.adapters.sql.database import open_state
 from hilum.ports.model import Model
 from hilum.runtime import logs
+from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import ConfigError, load
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_medmo import CheckpointError
@@ -28,13 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--config", type=Path, help="hilum.toml")
     parser.add_argument("--checkpoint", type=Path, help="a folder with a MedMO checkpoint; MedMO-Nano without it")
+    parser.add_argument("--name", default="worker", help="of several on one data folder: run/NAME.ready")
     given = parser.parse_args(arguments)
     logs.configure("worker")
     warnings.simplefilter("ignore")  # pydicom's quote values of the file
     log = logs.Log("hilum.worker")
     try:
         site = load(given.config)
-    except ConfigError as error:
+        engine = open_state(given.data, site.cluster, application="hilum-worker")
+        store = open_instances(given.data, site.cluster)
+    except (ConfigError, SecretMissing) as error:
         print(error, file=sys.stderr)
         return 2
     checkpoint = given.checkpoint or site.model.checkpoint or medmo.default_checkpoint()
@@ -48,11 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if model is None:
         return 0
-    engine = open_database(database_path(settings.data))
+    clock = clock_of(engine)
     wait_for_schema(engine, stop)
-    announce_ready(settings.data, "worker")
+    if stop.is_set():
+        return 0
+    announce_ready(settings.data, given.name)
     try:
-        return serve(settings, engine, model, SystemClock(), stop) if not stop.is_set() else 0
+        events = event_log(engine, site.cluster, clock)
+        return serve(settings, engine, model, store, clock, stop, events=events)
     finally:
         engine.dispose()
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 import hilum_medmo
-from hilum.adapters.folder import FolderInstances
+from hilum.adapters.instances import open_instances
 from hilum.adapters.sql.database import database_path, open_database, reading
 from hilum.adapters.sql.tables import jobs
 from hilum.contracts.messages import InferenceRequested
@@ -51,7 +51,7 @@ def ask(data: Path, study_instance_uid: str, question: str, *, checkpoint: Path 
         model = medmo.load(checkpoint or medmo.default_checkpoint(), threads=None, should_stop=lambda: False)
     except hilum_medmo.CheckpointError as error:
         raise Reject(f"no usable model: {error}") from error
-    return ask_about(images, question, model, FolderInstances(data / "spool"), image=image)
+    return ask_about(images, question, model, open_instances(data, None), image=image)
 
 
 def chosen_images(engine: Engine, study_instance_uid: str) -> tuple[ImageReference, ...]:

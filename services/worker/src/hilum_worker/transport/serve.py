@@ -5,12 +5,12 @@ from contextlib import suppress
 
 from sqlalchemy import Engine
 
-from hilum.adapters.folder import FolderInstances
+from hilum.adapters.eventlog import EventLog
 from hilum.adapters.sql.database import has_schema, transaction
-from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
 from hilum.contracts.topics import INFERENCE
 from hilum.domain.errors import Busy
 from hilum.ports.clock import Clock
+from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
 from hilum.runtime.consume import consume
 from hilum.runtime.logs import Log
@@ -20,14 +20,23 @@ from hilum_worker.settings import Settings
 GROUP = "worker"
 
 
-def serve(settings: Settings, engine: Engine, model: Model, clock: Clock, stop: threading.Event) -> int:
+def serve(
+    settings: Settings,
+    engine: Engine,
+    model: Model,
+    store: InstanceStore,
+    clock: Clock,
+    stop: threading.Event,
+    *,
+    events: EventLog,
+) -> int:
     """Works until `stop` is set; the exit code, 1 when one of the loops broke."""
     log = Log("hilum.worker")
     worker = Worker(
         settings=settings,
         engine=engine,
-        publisher=SqlPublisher(clock),
-        store=FolderInstances(settings.data / "spool"),
+        publisher=events.publisher,
+        store=store,
         model=model,
         clock=clock,
         log=log,
@@ -38,7 +47,7 @@ def serve(settings: Settings, engine: Engine, model: Model, clock: Clock, stop: 
 
     def take_requests() -> None:
         topics = [topic.name for topic in INFERENCE.values()]
-        consumer = SqlConsumer(engine, group=GROUP, topics=topics, clock=clock, stop=stop)
+        consumer = events.consumer(GROUP, topics, stop=stop)
         try:
             consume(consumer, worker.intake, transaction=lambda: transaction(engine), stop=stop, log=log)
         except Exception as error:  # a bug: it ends the process, and the supervisor starts a new one
@@ -48,8 +57,17 @@ def serve(settings: Settings, engine: Engine, model: Model, clock: Clock, stop: 
         finally:
             consumer.close()
 
-    intake = threading.Thread(target=take_requests, name="intake")
-    intake.start()
+    def relay() -> None:
+        try:
+            events.run_relay(stop, log)
+        except Exception as error:
+            log.error("relay broke", exc_info=error)
+            broken.set()
+            stop.set()
+
+    beside = [threading.Thread(target=take_requests, name="intake"), threading.Thread(target=relay, name="relay")]
+    for thread in beside:
+        thread.start()
     log.info("worker ready", model=model.identity.name, version=model.identity.version)
     try:
         worker.run()
@@ -59,7 +77,8 @@ def serve(settings: Settings, engine: Engine, model: Model, clock: Clock, stop: 
     finally:
         stop.set()
         worker.wake.set()
-        intake.join()
+        for thread in beside:
+            thread.join()
     return 1 if broken.is_set() else 0
 
 
