@@ -36,6 +36,8 @@ from hilum.ports.clock import Clock
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
 from hilum_listener.handlers.notices import NoticeStore
+from hilum_listener.handlers.leftovers import Leftovers
+from hilum_listener.handlers.notice_retention import forget_notices
 from hilum_listener.handlers.retrieval import Kind
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.settings import AssembleSettings, Places
@@ -46,6 +48,8 @@ _UNLINKED_AT_ONCE = 50  # deleting a large spool in one go slows ext4 down for m
 _EXPIRE_EACH = timedelta(seconds=30)
 _LOOKED_AT_ONCE = 100
 _STAMP = "%Y%m%dT%H%M%S"
+_FORGET_EACH = timedelta(minutes=10)  # it looks through whole tables
+_FORGOTTEN_AT_ONCE = 50  # transactions
 _UNDER_WAY = [state.value for state in (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.PARKED)]
 _AT_WORK = ["queued", "claimed"]  # states of a job, `hilum_worker`
 
@@ -61,7 +65,7 @@ class Tidier:
         self._engine = engine
         self._clock = clock
         self._tail = tail
-        self._unlink_at = self._expire_at = clock.now()
+        self._unlink_at = self._expire_at = self._forget_at = clock.now()
         self._looked_until: datetime | None = None
         self._notices = NoticeStore(places)
         self._part = 0
@@ -145,6 +149,7 @@ class Tidier:
     def _prune_notices(self, until: datetime) -> None:
         """A part of them each time. What they say is in the index: the assembler folded it before it tidies."""
         try:
+            self._forget_notices(now, now - timedelta(days=self._retention.notice_days))
             removed = self._notices.prune(until, part=self._part)
         except OSError as error:
             raise Busy(f"a notice can't be removed: {type(error).__name__}") from error
@@ -183,6 +188,18 @@ class Tidier:
                 if not _may_go(connection, study):
                     continue
                 self._drop(connection, study, "its study is old enough", now)
+    def _forget_notices(self, now: datetime, until: datetime) -> None:
+        if now < self._forget_at:
+            return
+        self._forget_at = now + _FORGET_EACH
+        for _ in range(_FORGOTTEN_AT_ONCE):
+            with transaction(self._engine) as connection:
+                forgotten = forget_notices(connection, until)
+            if forgotten.undelivered:
+                _LOG.warning("commitment reports given up: nobody took them", count=forgotten.undelivered)
+            if not forgotten.rows:
+                return
+
             _LOG.info("images of an old study expired", count=1)
 
     def _expire_priors(self, now: datetime, until: datetime) -> None:
