@@ -35,9 +35,8 @@ from hilum.domain.results import DeliveryState
 from hilum.ports.clock import Clock
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
-from hilum_listener.handlers.notices import NoticeStore
-from hilum_listener.handlers.leftovers import Leftovers
 from hilum_listener.handlers.notice_retention import forget_notices
+from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.retrieval import Kind
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.settings import AssembleSettings, Places
@@ -46,10 +45,10 @@ _LOG = Log("hilum.listener.tidy")
 _UNLINK_EACH = timedelta(seconds=0.5)
 _UNLINKED_AT_ONCE = 50  # deleting a large spool in one go slows ext4 down for minutes
 _EXPIRE_EACH = timedelta(seconds=30)
-_LOOKED_AT_ONCE = 100
-_STAMP = "%Y%m%dT%H%M%S"
 _FORGET_EACH = timedelta(minutes=10)  # it looks through whole tables
 _FORGOTTEN_AT_ONCE = 50  # transactions
+_LOOKED_AT_ONCE = 100
+_STAMP = "%Y%m%dT%H%M%S"
 _UNDER_WAY = [state.value for state in (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.PARKED)]
 _AT_WORK = ["queued", "claimed"]  # states of a job, `hilum_worker`
 
@@ -118,6 +117,7 @@ class Tidier:
             raise Busy(f"a journal can't be removed: {type(error).__name__}") from error
         if self._retention.notice_days is not None and has_spool(self._places):
             self._prune_notices(now - timedelta(days=self._retention.notice_days))
+            self._forget_notices(now, now - timedelta(days=self._retention.notice_days))
         if self._retention.quarantine_days is not None:
             self._expire_quarantine(now, now - timedelta(days=self._retention.quarantine_days))
         if self._retention.study_days is not None and not self._archive:
@@ -149,13 +149,24 @@ class Tidier:
     def _prune_notices(self, until: datetime) -> None:
         """A part of them each time. What they say is in the index: the assembler folded it before it tidies."""
         try:
-            self._forget_notices(now, now - timedelta(days=self._retention.notice_days))
             removed = self._notices.prune(until, part=self._part)
         except OSError as error:
             raise Busy(f"a notice can't be removed: {type(error).__name__}") from error
         self._part = (self._part + 1) % 256
         if removed:
             _LOG.info("notices removed", count=removed)
+
+    def _forget_notices(self, now: datetime, until: datetime) -> None:
+        if now < self._forget_at:
+            return
+        self._forget_at = now + _FORGET_EACH
+        for _ in range(_FORGOTTEN_AT_ONCE):
+            with transaction(self._engine) as connection:
+                forgotten = forget_notices(connection, until)
+            if forgotten.undelivered:
+                _LOG.warning("commitment reports given up: nobody took them", count=forgotten.undelivered)
+            if not forgotten.rows:
+                return
 
     def _has(self, name: str) -> bool:
         return (self._places.journal / name).exists()
@@ -188,18 +199,6 @@ class Tidier:
                 if not _may_go(connection, study):
                     continue
                 self._drop(connection, study, "its study is old enough", now)
-    def _forget_notices(self, now: datetime, until: datetime) -> None:
-        if now < self._forget_at:
-            return
-        self._forget_at = now + _FORGET_EACH
-        for _ in range(_FORGOTTEN_AT_ONCE):
-            with transaction(self._engine) as connection:
-                forgotten = forget_notices(connection, until)
-            if forgotten.undelivered:
-                _LOG.warning("commitment reports given up: nobody took them", count=forgotten.undelivered)
-            if not forgotten.rows:
-                return
-
             _LOG.info("images of an old study expired", count=1)
 
     def _expire_priors(self, now: datetime, until: datetime) -> None:
