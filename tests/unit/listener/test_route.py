@@ -11,7 +11,10 @@ from pydicom.sequence import Sequence
 from hilum.adapters.sql.database import transaction
 from hilum.adapters.sql.eventlog import SqlPublisher
 from hilum.adapters.sql.tables import events, routes
+from hilum.contracts.messages import StudyEnded, StudyReady
+from hilum.contracts.trace import begin
 from hilum.domain.errors import Reject
+from hilum.domain.results import AiState
 from hilum.ports.events import Received
 from hilum.runtime.config import Site
 from hilum.testing.dicom_files import chest_image
@@ -83,6 +86,33 @@ def test_the_same_message_again_and_an_older_revision_are_dropped(
     assert len(routed()) == 2
     assert len(routed()) == 2
     assert topics(listener).count("inference.routine") == 2
+
+
+def test_a_revision_that_was_overtaken_ends_visibly_and_once(listener: Listener) -> None:
+    for name in ("first", "late"):
+        listener.image(name=name)
+        listener.step(after=QUIET)
+    router = Router(Site().domain_rules, SqlPublisher(listener.clock), listener.clock)
+    first, second = [row for row in listener.rows(events) if row.topic == "study.ready"]
+    for row in (second, first, first, second):
+        with transaction(listener.engine) as connection:
+            router.handle(connection, Received(row.topic, row.offset, row.key, row.payload, row.headers))
+    assert topics(listener)[2:] == ["inference.routine", "study.ended"]
+    ended = StudyEnded.model_validate_json(listener.rows(events)[-1].payload)
+    assert (ended.revision, ended.state) == (1, AiState.NOT_APPLICABLE)
+    assert ended.reason == "a newer revision of the study was routed before this one came"
+
+
+def test_the_trace_of_a_revision_begins_with_it_and_goes_on(listener: Listener) -> None:
+    listener.image()
+    listener.step(after=QUIET)
+    (ready,) = listener.rows(events)
+    study = StudyReady.model_validate_json(ready.payload)
+    assert ready.headers == begin(study.study_instance_uid, 1)
+    router = Router(Site().domain_rules, SqlPublisher(listener.clock), listener.clock)
+    with transaction(listener.engine) as connection:
+        router.handle(connection, Received(ready.topic, ready.offset, ready.key, ready.payload, ready.headers))
+    assert listener.rows(events)[1].headers == ready.headers
 
 
 def test_a_message_of_another_shape_is_rejected(listener: Listener) -> None:

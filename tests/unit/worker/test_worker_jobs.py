@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from hilum.adapters.sql.eventlog import SqlPublisher
 from hilum.adapters.sql.tables import events
 from hilum.adapters.sql.tables import jobs as table
 from hilum.contracts.messages import FindingsProduced, InferenceRequested, StudyEnded
+from hilum.contracts.trace import begin
 from hilum.domain.errors import Busy, Reject, Retry
 from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task
 from hilum.domain.results import AiState
@@ -40,10 +41,10 @@ class Desk:
     worker: Worker
     clock: SetClock
 
-    def take(self, request: InferenceRequest) -> None:
+    def take(self, request: InferenceRequest, headers: dict[str, str] | None = None) -> None:
         payload = InferenceRequested.from_domain(request).model_dump_json()
         with transaction(self.bench.engine) as connection:
-            self.worker.intake(connection, Received("inference.routine", 1, "key", payload, {}))
+            self.worker.intake(connection, Received("inference.routine", 1, "key", payload, headers or {}))
 
     def rows(self) -> list[Any]:
         with reading(self.bench.engine) as connection:
@@ -116,6 +117,22 @@ def test_a_request_that_comes_twice_is_one_job_and_one_result(bench: Bench, spot
     assert [finding.label for finding in message.findings] == ["Nodule"]
     assert message.timings_s.keys() == {"queue", "decode", "model"}
     assert [row.state for row in at.rows()] == ["done"]
+
+
+def test_whatever_becomes_of_a_request_its_trace_goes_on(bench: Bench, spot: ImageReference) -> None:
+    def fail(_task: Task) -> None:
+        raise Reject("no pixels")
+
+    at, failing = desk(bench), desk(bench, fail)
+    traces = {revision: begin("1.2.3", revision) for revision in (1, 2)}
+    for revision, trace in traces.items():  # the second supersedes the first
+        at.take(replace(bench.request(spot), revision=revision), {**trace, "other": "stays behind"})
+    assert at.worker.work_once()
+    at.take(bench.request(spot, study="1.2.4"), traces[1])
+    assert failing.worker.work_once()
+    with reading(bench.engine) as connection:
+        found = [(row.topic, row.headers) for row in connection.execute(sa.select(events).order_by("offset"))]
+    assert found == [("study.ended", traces[1]), ("findings.produced", traces[2]), ("study.ended", traces[1])]
 
 
 def test_a_message_that_is_no_request_is_rejected(bench: Bench) -> None:

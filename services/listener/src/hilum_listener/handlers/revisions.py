@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from hilum.adapters.sql.tables import instances, revisions, series, studies
 from hilum.contracts.messages import StudyReady
 from hilum.contracts.topics import STUDY_READY
+from hilum.contracts.trace import begin
 from hilum.domain.routing import STARTED_EARLY
 from hilum.domain.study import Instance, OrderPriority, PriorStudy, Series, StudyRevision
 from hilum.ports.events import Outgoing, Publisher
@@ -59,7 +60,8 @@ def publish(
     if not receiving:
         end_receiving(connection, revision.study_instance_uid)
     message = StudyReady.from_domain(revision).model_dump_json()
-    publisher.publish(connection, [Outgoing(STUDY_READY.name, study.study_key, message)])
+    trace = begin(revision.study_instance_uid, revision.revision)
+    publisher.publish(connection, [Outgoing(STUDY_READY.name, study.study_key, message, trace)])
     return revision
 
 

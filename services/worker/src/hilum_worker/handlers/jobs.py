@@ -7,7 +7,7 @@ grows with each claim; whoever lost the lease holds an old token, and what it wa
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -33,12 +33,13 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this worker holds until the lease ends. `attempt` counts from 1."""
+    """A job that this worker holds until the lease ends. `attempt` counts from 1; `headers` go with what it causes."""
 
     request: InferenceRequest
     token: int
     attempt: int
     claimed_at: datetime
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Exhausted:
     request: InferenceRequest
     attempts: int
     last_error: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Superseded:
     """A waiting job of a revision that a newer one replaced; its revision must be told."""
 
     request: InferenceRequest
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def worker_name() -> str:
@@ -62,8 +65,13 @@ def worker_name() -> str:
     return f"{socket.gethostname()[:40]}:{os.getpid()}"
 
 
-def enqueue(connection: Connection, request: InferenceRequest, *, now: datetime) -> tuple[Superseded, ...]:
-    """One row per request, whatever often it comes; returns the revisions that this one or a newer one replaces."""
+def enqueue(
+    connection: Connection, request: InferenceRequest, *, now: datetime, headers: Mapping[str, str] | None = None
+) -> tuple[Superseded, ...]:
+    """One row per request, whatever often it comes; returns the revisions that this one or a newer one replaces.
+
+    `headers` are kept for the messages that follow from the job.
+    """
     values = {
         "request_id": request.request_id,
         "study_instance_uid": request.study_instance_uid,
@@ -71,6 +79,7 @@ def enqueue(connection: Connection, request: InferenceRequest, *, now: datetime)
         "lane": request.lane.value,
         "rank": RANK[request.lane],
         "payload": InferenceRequested.from_domain(request).model_dump(mode="json"),
+        "headers": dict(headers or {}),
         "state": JobState.QUEUED.value,
         "attempts": 0,
         "token": 0,
@@ -92,14 +101,16 @@ def supersede(connection: Connection, study_instance_uid: str, *, now: datetime)
         jobs.c.revision < newest.scalar_subquery(),
     )
     # one that a worker claims just now is waited for, and then is no longer queued
-    rows = connection.execute(sa.select(jobs.c.request_id, jobs.c.payload).where(lower).with_for_update()).all()
+    rows = connection.execute(
+        sa.select(jobs.c.request_id, jobs.c.payload, jobs.c.headers).where(lower).with_for_update()
+    ).all()
     if rows:
         connection.execute(
             sa.update(jobs)
             .where(jobs.c.request_id.in_([row.request_id for row in rows]))
             .values(state=JobState.SUPERSEDED.value, finished_at=now)
         )
-    return tuple(Superseded(_request(row.payload)) for row in rows)
+    return tuple(Superseded(_request(row.payload), row.headers) for row in rows)
 
 
 def claim(
@@ -125,10 +136,10 @@ def claim(
     newest = sa.select(sa.func.max(jobs.c.revision)).where(jobs.c.study_instance_uid == row.study_instance_uid)
     if row.revision < connection.execute(newest).scalar_one():
         _end_unclaimed(connection, row, JobState.SUPERSEDED, now)
-        return Superseded(request)
+        return Superseded(request, row.headers)
     if row.attempts >= attempts:
         _end_unclaimed(connection, row, JobState.FAILED, now)
-        return Exhausted(request, row.attempts, row.last_error)
+        return Exhausted(request, row.attempts, row.last_error, row.headers)
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.request_id == row.request_id)
@@ -142,7 +153,7 @@ def claim(
             last_error="",
         )
     )
-    return Claim(request, row.token + 1, row.attempts + 1, now)
+    return Claim(request, row.token + 1, row.attempts + 1, now, row.headers)
 
 
 def _end_unclaimed(connection: Connection, row: Any, state: JobState, now: datetime) -> None:

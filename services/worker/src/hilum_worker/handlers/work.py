@@ -11,10 +11,10 @@ from sqlalchemy import Connection, Engine
 from hilum.adapters.sql.database import transaction
 from hilum.contracts.messages import FindingsProduced, InferenceRequested, StudyEnded
 from hilum.contracts.topics import FINDINGS_PRODUCED, STUDY_ENDED
+from hilum.contracts.trace import carried
 from hilum.domain.errors import Busy, Reject, Retry
 from hilum.domain.findings import Findings
 from hilum.domain.identity import study_key
-from hilum.domain.inference import InferenceRequest
 from hilum.domain.results import AiState, Ended
 from hilum.ports.clock import Clock
 from hilum.ports.events import Outgoing, Publisher, Received
@@ -60,7 +60,7 @@ class Worker:
             request = InferenceRequested.model_validate_json(received.payload).to_domain()
         except ValueError as error:
             raise Reject(f"no inference request: {type(error).__name__}") from error
-        for replaced in jobs.enqueue(connection, request, now=self.clock.now()):
+        for replaced in jobs.enqueue(connection, request, now=self.clock.now(), headers=carried(received.headers)):
             self._publish_superseded(connection, replaced)
         self.wake.set()
 
@@ -102,9 +102,9 @@ class Worker:
                 attempts=self.settings.attempts,
             )
             match taken:
-                case Exhausted(request, attempts, last_error):
-                    reason = last_error or _DIED
-                    self._publish_failed(connection, request, f"given up after {attempts} attempts: {reason}")
+                case Exhausted(attempts=attempts, last_error=last_error):
+                    reason = f"given up after {attempts} attempts: {last_error or _DIED}"
+                    self._publish_ended(connection, taken, AiState.FAILED, reason)
                 case Superseded():
                     self._publish_superseded(connection, taken)
         if isinstance(taken, Claim):
@@ -144,6 +144,7 @@ class Worker:
             FINDINGS_PRODUCED.name,
             study_key(found.study_instance_uid),
             FindingsProduced.from_domain(found).model_dump_json(),
+            held.headers,
         )
         with transaction(self.engine) as connection:
             mine = jobs.end(connection, held, JobState.DONE, now=self.clock.now())
@@ -155,7 +156,7 @@ class Worker:
         with transaction(self.engine) as connection:
             mine = jobs.end(connection, held, JobState.FAILED, now=self.clock.now(), error=reason)
             if mine:
-                self._publish_failed(connection, held.request, reason)
+                self._publish_ended(connection, held, AiState.FAILED, reason)
         self._tell("study failed" if mine else "lease lost, failure dropped", held, reason=reason)
 
     def _again(self, held: Claim, reason: str) -> None:
@@ -182,18 +183,19 @@ class Worker:
             jobs.give_back(connection, held, due_at=self.clock.now(), error="", count_attempt=False)
         self._tell("job handed back", held, reason=reason)
 
-    def _publish_failed(self, connection: Connection, request: InferenceRequest, reason: str) -> None:
-        self._publish_ended(connection, request, AiState.FAILED, reason)
-
     def _publish_superseded(self, connection: Connection, replaced: Superseded) -> None:
         """Every revision ends in one visible state, also one that nobody looked at."""
         reason = "later images came before the AI looked at this revision; a newer revision replaces it"
-        self._publish_ended(connection, replaced.request, AiState.NOT_APPLICABLE, reason)
+        self._publish_ended(connection, replaced, AiState.NOT_APPLICABLE, reason)
 
-    def _publish_ended(self, connection: Connection, request: InferenceRequest, state: AiState, reason: str) -> None:
+    def _publish_ended(
+        self, connection: Connection, job: Claim | Exhausted | Superseded, state: AiState, reason: str
+    ) -> None:
+        request = job.request
         ended = Ended(request.study_instance_uid, request.revision, state, reason, self.clock.now())
         payload = StudyEnded.from_domain(ended).model_dump_json()
-        self.publisher.publish(connection, [Outgoing(STUDY_ENDED.name, study_key(ended.study_instance_uid), payload)])
+        key = study_key(ended.study_instance_uid)
+        self.publisher.publish(connection, [Outgoing(STUDY_ENDED.name, key, payload, job.headers)])
 
     @contextmanager
     def _heartbeat(self, held: Claim) -> Iterator[None]:
