@@ -13,20 +13,22 @@ from sqlalchemy import Connection, Engine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from hilum.adapters.sql import ledger
-from hilum.adapters.sql.database import database_path, has_schema, reading
+from hilum.adapters.sql.database import database_path, has_schema, is_postgresql, reading
 from hilum.adapters.sql.ledger_values import StudyRow
 from hilum.domain.errors import Busy, HilumError, Reject, Retry
 from hilum.domain.results import Format
 from hilum.domain.worklist import Place
 from hilum.ports.clock import Clock
+from hilum.ports.live import Live
 from hilum.runtime.logs import Log
 from hilum_console import pages, words
+from hilum_console.changes import Changes
 from hilum_console.guard import Guard
 from hilum_console.pictures import Pictures
 from hilum_console.settings import Settings
@@ -73,7 +75,8 @@ def templates(settings: Settings) -> Environment:
 class Console:
     """The handlers of the routes, with what they need."""
 
-    def __init__(self, settings: Settings, engine: Engine, pictures: Pictures, clock: Clock) -> None:
+    def __init__(self, settings: Settings, engine: Engine, pictures: Pictures, clock: Clock, live: Live) -> None:
+        self._changes = Changes(live)
         self._settings = settings
         self._engine = engine
         self._pictures = pictures
@@ -150,6 +153,9 @@ class Console:
             raise HTTPException(404, "No study with this UID has arrived.")
         return JSONResponse(found)
 
+    async def live(self, _request: Request) -> Response:
+        return StreamingResponse(self._changes.stream(), media_type="text/event-stream")
+
     def health(self, _request: Request) -> Response:
         with self._reading():
             return JSONResponse({"status": "ok"})
@@ -179,7 +185,8 @@ class Console:
             Busy: there is no ledger yet, or it is away.
         """
         if not self._schema_seen:
-            if not database_path(self._settings.data).exists() or not has_schema(self._engine):
+            absent = not is_postgresql(self._engine) and not database_path(self._settings.data).exists()
+            if absent or not has_schema(self._engine):
                 raise Busy("Hilum is starting: the ledger does not exist yet.")
             self._schema_seen = True
         with reading(self._engine) as connection:
@@ -208,9 +215,9 @@ def _page_number(request: Request) -> int:
     return int(text) if re.fullmatch("[0-9]{1,6}", text) else 1
 
 
-def create(settings: Settings, engine: Engine, pictures: Pictures, clock: Clock) -> ASGIApp:
+def create(settings: Settings, engine: Engine, pictures: Pictures, clock: Clock, live: Live) -> ASGIApp:
     """The whole page. The guard stands outermost, so that even a bug's answer carries its headers."""
-    console = Console(settings, engine, pictures, clock)
+    console = Console(settings, engine, pictures, clock, live)
     failed: Callable[[Request, Exception], Response] = console.failed
     routes = [
         Route("/", console.worklist),
@@ -221,6 +228,7 @@ def create(settings: Settings, engine: Engine, pictures: Pictures, clock: Clock)
         Route("/trouble", console.trouble),
         Route("/api/studies", console.api_studies),
         Route("/api/studies/{uid}", console.api_study),
+        Route("/live", console.live),
         Route("/healthz", console.health),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
     ]
