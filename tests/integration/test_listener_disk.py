@@ -19,7 +19,7 @@ from hilum.testing.dicom_files import chest_image, write
 from hilum.testing.external import Process, need
 from hilum_listener.handlers.assemble import Assembler
 from hilum_listener.settings import AssembleSettings, Places
-from hilum_listener.testing import EXPLICIT, QUIET, encoded_dataset
+from hilum_listener.testing import EXPLICIT, QUIET, encoded_dataset, stored_files, unfinished_files
 from hilum_listener.testing_scp import Running, associate, small_image, start_scp
 
 pytestmark = pytest.mark.timeout(300)
@@ -43,8 +43,8 @@ def store(port: int, path: Path) -> int:
 def check(running: Running, acknowledged: list[Path]) -> None:
     """What was acknowledged is whole, everything in the spool was acknowledged, and nothing is half-written."""
     spool = running.data / "spool"
-    assert list((spool / "incoming").iterdir()) == []
-    kept = sorted(encoded_dataset(path) for path in spool.glob("??/*.dcm"))
+    assert list((spool / "incoming").iterdir()) == unfinished_files(spool) == []
+    kept = sorted(encoded_dataset(path) for path in stored_files(spool))
     assert kept == sorted(encoded_dataset(path) for path in acknowledged)
     assert len(running.received()) == len(acknowledged)
 
@@ -91,19 +91,27 @@ def test_a_full_disk_is_answered_out_of_resources_and_the_sender_can_try_again(d
 def test_a_read_only_disk_is_answered_out_of_resources_and_the_sender_can_try_again(disk: Path, tmp_path: Path) -> None:
     remount(disk, "size=9m")
     running, spool = start_scp(disk / "data", config=NO_WATERMARK), disk / "data" / "spool"
-    first, second = image(tmp_path, "first"), image(tmp_path, "second")
+    first = image(tmp_path, "first", side=8)
     with running.process:
         assert store(running.port, first) == 0x0000
         # a read-only view over the folder: the file system itself stays writable while the journal is open
         subprocess.run(["mount", "--bind", str(spool), str(spool)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(spool)], check=True)
+        taken = [first]  # into files that were opened before
         try:
-            assert store(running.port, second) == OUT_OF_RESOURCES
-            check(running, [first])
+            for number in range(100):
+                path = image(tmp_path, f"later-{number}", side=8)
+                status = store(running.port, path)
+                if status == OUT_OF_RESOURCES:
+                    break
+                assert status == 0x0000
+                taken.append(path)
+            assert len(taken) < 100
+            check(running, taken)
         finally:
             subprocess.run(["umount", str(spool)], check=True)
-        assert store(running.port, second) == 0x0000
-        check(running, [first, second])
+        assert store(running.port, path) == 0x0000
+        check(running, [*taken, path])
 
 
 def test_a_limit_that_is_met_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import generate_uid
 
+from hilum_listener.testing import unfinished_files
 from hilum_listener.testing_scp import Running, associate, dcmtk, start_scp
 
 CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
@@ -113,8 +114,8 @@ def peak_rss(running: Running) -> float:
     return float(status.split("VmHWM:")[1].split()[0]) * 1024 / MB
 
 
-def incoming(running: Running) -> list[Path]:
-    return list((running.data / "spool" / "incoming").iterdir())
+def unfinished(running: Running) -> list[Path]:
+    return unfinished_files(running.data / "spool")
 
 
 def until(condition: object, *, timeout_s: float = 20) -> bool:
@@ -167,9 +168,9 @@ def test_a_sender_that_breaks_off_inside_an_object_leaves_nothing(scp: Running, 
     with Sender(scp.port) as sender:
         sender.begin("1.2.3")
         sender.send(_head("1.2.3", 10 * MB) + bytes(2 * MB), control=0)
-        assert until(lambda: incoming(scp))
+        assert until(lambda: unfinished(scp))
         sender.socket.sendall(goodbye)
-    assert until(lambda: not incoming(scp))
+    assert until(lambda: not unfinished(scp))
     assert scp.received() == []
     with Sender(scp.port) as sender:
         assert sender.store("1.2.4", 1000) == SUCCESS
@@ -180,7 +181,7 @@ def test_a_full_disk_inside_an_object_is_answered_after_its_end_and_the_associat
         assert sender.store("1.2.3", 1000) == SUCCESS
         resource.prlimit(scp.process.pid, resource.RLIMIT_FSIZE, (MB, -1))
         assert sender.store("1.2.4", 5 * MB) == OUT_OF_RESOURCES
-        assert incoming(scp) == []
+        assert unfinished(scp) == []
         assert sender.store("1.2.5", 1000) == SUCCESS
         resource.prlimit(scp.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
         assert sender.store("1.2.4", 5 * MB) == SUCCESS, "the sender can try again"
@@ -193,7 +194,7 @@ def test_a_data_set_of_another_object_is_taken_to_its_end_and_refused(scp: Runni
         sender.send(_head("1.2.4", 2 * MB) + bytes(MB), control=0)
         sender.send(bytes(MB), control=2)
         assert sender.status() == DOES_NOT_MATCH
-        assert incoming(scp) == []
+        assert unfinished(scp) == []
         assert sender.store("1.2.3", 1000) == SUCCESS
 
 
@@ -229,7 +230,7 @@ def test_an_association_without_progress_is_aborted_and_frees_its_slot(tmp_path:
         assert ended == b"\7"
         with Sender(running.port) as good:
             assert good.store("1.2.4", 1000) == SUCCESS
-        assert until(lambda: not incoming(running))
+        assert until(lambda: not unfinished(running))
 
 
 def test_one_association_too_many_is_refused_for_now_with_the_standard_reason(tmp_path: Path) -> None:

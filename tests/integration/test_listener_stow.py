@@ -23,6 +23,7 @@ from hilum.adapters.folder import FolderInstances
 from hilum.testing.dicom_files import chest_image, write
 from hilum.testing.external import Process, need, wait_until
 from hilum_listener.handlers.journal import AssociationChanged
+from hilum_listener.testing import unfinished_files
 from hilum_listener.testing_scp import Running, small_image
 from hilum_listener.testing_stow import BOUNDARY, MEDIA_TYPE, body_of, post, start_stow
 
@@ -57,8 +58,8 @@ def memory_mb(running: Running, field: str = "VmHWM") -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) / 1000
 
 
-def incoming(running: Running) -> list[Path]:
-    return list((running.data / "spool" / "incoming-stow").iterdir())
+def unfinished(running: Running) -> list[Path]:
+    return unfinished_files(running.data / "spool")
 
 
 def test_real_files_are_stored_as_they_came_and_named_in_the_answer(stow: Running) -> None:
@@ -170,9 +171,7 @@ def test_a_sender_that_holds_small_pieces_back_until_the_last_is_acknowledged_ne
     assert median(seconds) < 0.035
 
 
-def test_the_answer_leaves_after_the_syncs_of_each_file_its_folder_and_the_journal(
-    stow: Running, tmp_path: Path
-) -> None:
+def test_the_answer_leaves_after_the_syncs_of_each_file_and_the_journal(stow: Running, tmp_path: Path) -> None:
     """A page cache survives a kill, so what the kernel was asked for, and when, is looked at from outside."""
     trace, names = tmp_path / "trace", [f"traced {number}" for number in range(12)]
     calls, slow = "trace=fdatasync,fsync,sendto", "inject=fdatasync:delay_enter=50000"  # µs: a disk that takes its time
@@ -186,9 +185,7 @@ def test_the_answer_leaves_after_the_syncs_of_each_file_its_folder_and_the_journ
     done = list(_completed(trace.read_text()))
     answer = next(at for at, (_, what) in enumerate(done) if "HTTP/1.1 200" in what)
     synced = [what for call, what in done[:answer] if call in ("fdatasync", "fsync")]
-    assert len({what for what in synced if "/incoming-stow/" in what}) == len(names)
-    folders = {str(stow.stored(uid_of(name)).parent) for name in names}
-    assert all(any(f"<{folder}>" in what for what in synced) for folder in folders)
+    assert all(any(f"<{stow.stored(uid_of(name))}>" in what for what in synced) for name in names)
     assert "/journal/" in synced[-1]
 
 
@@ -243,7 +240,7 @@ def test_a_connection_that_breaks_in_the_second_part_keeps_the_first(stow: Runni
         head = f"POST /studies HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: 100000\r\n\r\n"
         connection.sendall(head.encode() + body)
         wait_until(lambda: uid_of("whole") in [e.sop_instance_uid for e in stow.received()], what="the first part")
-    wait_until(lambda: incoming(stow) == [], what="the end of the second part")
+    wait_until(lambda: unfinished(stow) == [], what="the end of the second part")
     assert uid_of("broken") not in [entry.sop_instance_uid for entry in stow.received()]
     last = [entry for entry in stow.entries() if isinstance(entry, AssociationChanged)][-2:]
     assert [entry.change for entry in last] == ["opened", "aborted"]
@@ -262,7 +259,7 @@ def test_ten_thousand_tiny_parts_are_ten_thousand_instances(stow: Running, tmp_p
     answer = post(stow.port, body_of(parts))
     assert (answer.status, len(set(answer.stored))) == (200, 10_000)
     assert memory_mb(stow) < 150
-    assert incoming(stow) == []
+    assert unfinished(stow) == []
 
 
 def test_a_part_of_300_mb_needs_little_memory(tmp_path: Path) -> None:
@@ -286,7 +283,7 @@ def test_a_request_that_grows_beyond_the_limit_is_cut_off(quick: Running, tmp_pa
     answer = post(quick.port, iter([first, endless]))
     assert (answer.status, answer.stored) == (202, [uid_of("before")])
     assert post(quick.port, endless).status == 413
-    assert incoming(quick) == []
+    assert unfinished(quick) == []
 
 
 def test_senders_that_crawl_lose_their_place(quick: Running) -> None:
@@ -394,7 +391,7 @@ def test_sigterm_lets_a_request_finish(tmp_path: Path) -> None:
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
         head = f"POST /studies HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body[:500])
-        wait_until(lambda: incoming(running) != [], what="the first part")
+        wait_until(lambda: unfinished(running) != [], what="the first part")
         stopping = threading.Thread(target=running.process.stop)
         stopping.start()
         time.sleep(0.5)
@@ -411,7 +408,7 @@ def test_what_was_acknowledged_is_there_whenever_the_process_is_killed(tmp_path:
     base, uid = part10(tmp_path, "kill"), uid_of("kill").encode()
     for turn in range(8):
         running = start_stow(data)
-        assert incoming(running) == []
+        assert unfinished(running) == []
         threading.Timer(dice.uniform(0.05, 0.6), running.process.popen.kill).start()
         for number in range(400):
             names = [uid[:-6] + b"%d%04d%d" % (turn, number, part) for part in range(3)]

@@ -51,7 +51,7 @@ def test_no_answer_leaves_before_file_folders_and_journal_are_synced(trace: tupl
 
 
 def is_file(call: Call, data: Path) -> bool:
-    return Path(call.file).parent == data / "spool" / "incoming"
+    return call.file.endswith(".dcm")
 
 
 def is_folder_of_files(call: Call, data: Path) -> bool:
@@ -73,7 +73,7 @@ def is_spool(call: Call, data: Path) -> bool:
 @pytest.mark.parametrize(
     ("left_out", "complaint"),
     [
-        (is_file, "its data was not synced before it got its name"),
+        (is_file, "its data was not synced before its entry was written"),
         (is_folder_of_files, "the folder of its file was not synced"),
         (is_journal, "its journal entry was not synced"),
         (is_folder_of_journals, "the folder of its journal was not synced"),

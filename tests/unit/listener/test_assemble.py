@@ -13,7 +13,7 @@ from hilum.domain.identity import derive_uid, study_key
 from hilum.testing.dicom_files import chest_image, write
 from hilum_listener.handlers import assemble
 from hilum_listener.handlers.index import fold
-from hilum_listener.testing import QUIET, START, Listener, encoded_dataset
+from hilum_listener.testing import QUIET, START, Listener, encoded_dataset, stored_files
 
 SHORTLY = timedelta(microseconds=1)
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_quarantined_once_with_its_bytes(listener: Listen
 
 def test_a_file_that_is_gone_is_quarantined_and_stops_no_one(listener: Listener) -> None:
     listener.image(study="gone")
-    for path in listener.places.spool.glob("??/*.dcm"):
+    for path in stored_files(listener.places.spool):
         path.unlink()
     listener.image(study="there")
     listener.step()

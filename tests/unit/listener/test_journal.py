@@ -16,6 +16,7 @@ from hilum_listener.handlers.journal import (
     Entry,
     InstanceReceived,
     JournalWriter,
+    NotJournaled,
     decode,
     encode,
     is_growing,
@@ -159,9 +160,9 @@ def test_a_full_disk_that_takes_a_part_of_a_line_leaves_the_journal_as_it_was(
 ) -> None:
     writer = JournalWriter(tmp_path, started_at=AT)
     writer.append(association("opened"))
-    real = os.write
+    real = os.pwrite
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        patch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: len(data) // 2], at))
         for _ in range(3):
             with pytest.raises(OSError, match="No space"):
                 writer.append(association("released"))
@@ -195,6 +196,52 @@ def test_a_journal_that_is_long_enough_is_followed_by_another(tmp_path: Path) ->
     assert sum(len(read(path, 0).entries) for path in tmp_path.glob("*.jsonl")) == 6
     assert not is_growing(first)
     assert is_growing(last)
+
+
+def test_an_entry_goes_over_zeros_that_are_there_already_and_a_closed_journal_has_none(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT)
+    writer.append(association("opened"))
+    (path,) = tmp_path.glob("*.jsonl")
+    size = path.stat().st_size
+    for _ in range(50):
+        writer.append(association("released"))
+    assert path.stat().st_size == size > len(encode(association("released"))) * 51
+    writer.close()
+    assert path.read_bytes() == encode(association("opened")) + 50 * encode(association("released"))
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 100, 1 << 20])
+def test_zeros_are_no_entry_yet_however_much_of_a_line_stands_before_them(tmp_path: Path, limit_bytes: int) -> None:
+    first, second = encode(association("opened")), encode(association("released"))
+    path = tmp_path / "j.jsonl"
+    for written in range(len(second) + 1):
+        path.write_bytes(first + second[:written] + bytes(4096 - written))
+        found = read(path, len(first), limit_bytes=limit_bytes)
+        assert [entry for entry, _ in found.entries] == [association("released")] * (written == len(second))
+    hole = bytearray(first + second + first + bytes(100))
+    hole[len(first) + 5 : len(first) + 9] = bytes(4)  # a line that is being written, or a page that a power cut lost
+    path.write_bytes(hole)
+    assert read(path, 0).end == len(first)
+
+
+def test_a_disk_that_has_no_room_for_zeros_takes_entries_as_long_as_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, real = 1000, os.pwrite
+
+    def small(fd: int, content: bytes, at: int) -> int:
+        if at >= limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, content[: limit - at], at)
+
+    monkeypatch.setattr(os, "pwrite", small)
+    writer, whole = JournalWriter(tmp_path, started_at=AT), limit // len(encode(association("opened")))
+    for _ in range(whole):
+        writer.append(association("opened"))
+    with pytest.raises(NotJournaled):
+        writer.append(association("opened"))
+    (path,) = tmp_path.glob("*.jsonl")
+    assert len(read(path, 0).entries) == whole
 
 
 def test_a_journal_grows_from_before_it_has_its_name_until_its_writer_lets_go(

@@ -13,7 +13,7 @@ from hilum.domain.errors import Busy
 from hilum_listener.handlers import index, tail
 from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, JournalWriter, encode, read
 from hilum_listener.handlers.tail import Tail
-from hilum_listener.testing import Listener
+from hilum_listener.testing import Listener, stored_files
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -64,6 +64,19 @@ def test_a_journal_of_a_living_writer_is_followed_through_any_number_of_looks(tm
         else:
             assert take(following) == []
     assert following.ended == frozenset()
+
+
+def test_the_journal_of_a_killed_writer_ends_in_zeros_and_has_an_end_all_the_same(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, started_at=AT)
+    writer.append(entry(1))
+    (path,) = tmp_path.glob("*.jsonl")
+    killed = tmp_path / "20200101T000000000000-1-0000.jsonl"
+    killed.write_bytes(path.read_bytes())
+    assert killed.read_bytes().endswith(b"\0" * 1000)
+    following = Tail(tmp_path)
+    assert take(following) == ["spool:1"] * 2
+    take(following)
+    assert following.ended == {killed.name}
 
 
 def test_what_a_writer_adds_between_the_look_and_its_end_is_not_missed(
@@ -130,7 +143,7 @@ def test_one_file_that_cannot_be_read_is_quarantined_after_some_tries_and_the_ot
     listener: Listener, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     listener.image(study="bad")
-    (bad,) = listener.places.spool.glob("??/*.dcm")
+    (bad,) = stored_files(listener.places.spool)
     listener.image(study="good")
     unreadable(monkeypatch, listener, bad, number)
     patiently(listener, 3)
@@ -143,7 +156,7 @@ def test_one_file_that_cannot_be_read_is_quarantined_after_some_tries_and_the_ot
 
 def test_an_error_that_passes_costs_nothing(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     listener.image()
-    (bad,) = listener.places.spool.glob("??/*.dcm")
+    (bad,) = stored_files(listener.places.spool)
     with monkeypatch.context() as patch:
         unreadable(patch, listener, bad, errno.EIO)
         patiently(listener, 2)
@@ -155,7 +168,7 @@ def test_without_descriptors_or_memory_the_assembler_waits_and_blames_no_file(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener.image()
-    (file,) = listener.places.spool.glob("??/*.dcm")
+    (file,) = stored_files(listener.places.spool)
     with monkeypatch.context() as patch:
         unreadable(patch, listener, file, errno.EMFILE)
         patiently(listener, 9)
@@ -178,7 +191,7 @@ def test_while_the_folder_is_away_no_file_is_blamed(listener: Listener, monkeypa
 
 def test_a_file_that_changed_on_the_disk_is_quarantined(listener: Listener) -> None:
     listener.image()
-    (path,) = listener.places.spool.glob("??/*.dcm")
+    (path,) = stored_files(listener.places.spool)
     path.write_bytes(path.read_bytes()[:-2])
     listener.step()
     assert [row.reason for row in listener.rows(quarantine)] == ["the stored file is not what was received"]
@@ -186,7 +199,7 @@ def test_a_file_that_changed_on_the_disk_is_quarantined(listener: Listener) -> N
 
 def test_a_request_that_names_half_a_character_stops_no_one(listener: Listener) -> None:
     listener.image()
-    (path,) = listener.places.spool.glob("??/*.dcm")
+    (path,) = stored_files(listener.places.spool)
     uri = f"spool:{path.parent.name}/{path.name}"
     strange = InstanceReceived(
         uri=uri, size=path.stat().st_size, sop_instance_uid="../\udcff\x00x", sop_class_uid="1.2",

@@ -29,14 +29,14 @@ from hilum.domain.errors import Busy
 from hilum.runtime.config import Retention
 from hilum_listener.handlers.journal import JournalWriter
 from hilum_listener.handlers.tidy import Tidier
-from hilum_listener.testing import QUIET, START, Listener
+from hilum_listener.testing import QUIET, START, Listener, stored_files
 from hilum_listener.testing_fetch import Fetching, Shelf, asks_for_priors, study_uid, with_priors
 
 DAY = timedelta(days=1)
 
 
 def files(listener: Listener) -> set[str]:
-    return {f"spool:{path.parent.name}/{path.name}" for path in listener.places.spool.glob("??/*.dcm")}
+    return {f"spool:{path.parent.name}/{path.name}" for path in stored_files(listener.places.spool)}
 
 
 def tidy(listener: Listener, *, after: timedelta = timedelta(0), **retention: float | None) -> None:

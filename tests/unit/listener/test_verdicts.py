@@ -22,7 +22,7 @@ from hilum_listener.handlers.desk import Desk, answer
 from hilum_listener.handlers.offers import Offer, Offers, key_of
 from hilum_listener.handlers.reports import Reporter, pause
 from hilum_listener.handlers.verdicts import Held, failure_reason
-from hilum_listener.testing import QUIET, Listener
+from hilum_listener.testing import QUIET, Listener, stored_files
 from hilum_listener.testing_services import asks_for, reports_on, service_request
 
 CR, CT = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.2"
@@ -119,7 +119,7 @@ def test_what_the_pacs_itself_has_committed_counts_and_nobody_elses_word_does(
 def test_a_file_that_is_gone_or_cut_short_is_not_committed(listener: Listener) -> None:
     archive(listener).image(name="here")
     listener.step()
-    for path in listener.places.spool.glob("??/*.dcm"):
+    for path in stored_files(listener.places.spool):
         path.write_bytes(path.read_bytes()[:-2])
     ask(listener, "t", "here")
     listener.step()

@@ -31,6 +31,11 @@ class Places:
         return self.spool / "journal"
 
     @property
+    def runs(self) -> Path:
+        """One file for each run of a receiver that may have left something behind."""
+        return self.spool / "runs"
+
+    @property
     def run(self) -> Path:
         return self.data / "run"
 

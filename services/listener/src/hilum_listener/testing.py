@@ -100,6 +100,17 @@ class Listener:
         return [StudyReady.model_validate_json(row.payload) for row in self.rows(events) if row.topic == "study.ready"]
 
 
+def stored_files(spool: Path) -> list[Path]:
+    """The files that hold something, whole or not; the other names are made ahead."""
+    return sorted(path for path in spool.glob("??/*.dcm") if path.stat().st_size)
+
+
+def unfinished_files(spool: Path) -> list[Path]:
+    """Those that no journal names: half-written ones, and a whole one whose entry is still to come."""
+    journals = b"".join(path.read_bytes() for path in (spool / "journal").glob("*.jsonl"))
+    return [path for path in stored_files(spool) if path.name.encode() not in journals]
+
+
 def encoded_dataset(path: Path) -> bytes:
     """What follows the file meta information (PS3.10 7.1)."""
     content = path.read_bytes()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 OPTIONS = (
     "-f", "-y", "-ttt", "-xx", "-s", "2048", "-e",
-    "trace=write,writev,pwrite64,pwritev,fdatasync,fsync,rename,renameat,renameat2,link,linkat,mkdir,mkdirat,"
+    "trace=write,writev,pwrite64,pwritev,fdatasync,fsync,open,openat,creat,rename,renameat,renameat2,link,linkat,mkdir,mkdirat,"
     "sendto,sendmsg,recvfrom",
 )  # fmt: skip
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<time>[\d.]+) (?P<rest>.*)")
@@ -22,7 +22,8 @@ _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _FD = re.compile(r"\d+<(.*?)>")
 _WRITES = frozenset({"write", "writev", "pwrite64", "pwritev"})
 _SYNCS = frozenset({"fdatasync", "fsync"})
-_NAMES = frozenset({"rename", "renameat", "renameat2", "link", "linkat"})
+_CREATES = frozenset({"open", "openat", "creat"})
+_NAMES = frozenset({"create", "rename", "renameat", "renameat2", "link", "linkat"})
 _STORE_RESPONSE = b"\0\0\0\x01\x02\0\0\0\x01\x80"  # Command Field (0000,0100) of a C-STORE-RSP, PS3.7 table E.1-1
 _STATUS = b"\0\0\0\x09\x02\0\0\0"
 _INSTANCE = b"\0\0\0\x10"
@@ -30,7 +31,10 @@ _INSTANCE = b"\0\0\0\x10"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One system call that succeeded; `begin` and `end` count the log's lines. `strings` are its string arguments."""
+    """One system call that succeeded; `begin` and `end` count the log's lines. `strings` are its string arguments.
+
+    Opening a file that may be new is named `create`; opening another is left out.
+    """
 
     name: str
     begin: int
@@ -61,10 +65,14 @@ def calls(log: Iterable[str]) -> list[Call]:
         call = _CALL.match(rest)
         if call is None or not call["result"].isdigit():
             continue
-        arguments = call["arguments"]
+        name, arguments = call["name"], call["arguments"]
+        if name in _CREATES:
+            if "O_CREAT" not in arguments:
+                continue
+            name = "create"
         file = _FD.match(arguments)
         strings = tuple(_plain(text) for text in _STRING.findall(arguments))
-        found.append(Call(call["name"], begin, number, _plain(file[1]).decode() if file else "", strings))
+        found.append(Call(name, begin, number, _plain(file[1]).decode() if file else "", strings))
     return found
 
 
@@ -110,12 +118,10 @@ def _missing(data: Path, of: list[Call], answer: Answer) -> list[str]:
     path = data / "spool" / key[1].decode()
     missing = [] if _synced(before, entry.file, after=entry) else ["its journal entry was not synced"]
     missing += _unnamed(before, path, "file") + _unnamed(before, Path(entry.file), "journal")
-    named_by = _naming(before, path)
-    if named_by is not None:
-        until = [call for call in before if call.end < named_by.begin]
-        written = [call for call in until if call.name in _WRITES and call.file == named_by.paths[0]]
-        if not written or not _synced(until, named_by.paths[0], after=written[-1]):
-            missing.append("its data was not synced before it got its name")
+    until = [call for call in before if call.end < entry.begin]
+    written = [call for call in until if call.name in _WRITES and call.file == str(path)]
+    if not written or not _synced(until, str(path), after=written[-1]):
+        missing.append("its data was not synced before its entry was written")
     return missing
 
 

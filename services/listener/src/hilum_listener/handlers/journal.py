@@ -1,7 +1,8 @@
 """The journal: what was received, in order, synced before the sender is told so. The index is folded from it.
 
 One JSON object a line, ended by a CRC-32 of what stands before it. A process writes journals of its own and never
-another's; a line that a kill tore has no line feed or a wrong sum, and was never acknowledged.
+another's; a line that a kill tore has no line feed or a wrong sum, and was never acknowledged. Lines go over zeros
+that are there already, so that to sync one changes no metadata; what a journal of a killed process ends in is zeros.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROTATE_BYTES = 64 << 20
+_AHEAD_BYTES = 1 << 20
+"""So many zeros are written at a time."""
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + len(b'"}')
 
@@ -105,10 +108,14 @@ def decode(line: bytes) -> Entry | None:
 
 @dataclass(slots=True, eq=False)
 class _File:
-    """One journal of this process. `waiting`: appends between their write and the answer to their sync."""
+    """One journal of this process. `waiting`: appends between their write and the answer to their sync.
+
+    `size`: bytes of lines; `room`: with the zeros behind them.
+    """
 
     fd: int
     size: int = 0
+    room: int = 0
     synced: int = 0
     waiting: int = 0
     failed: bool = False
@@ -126,10 +133,14 @@ class JournalWriter:
     knows which journals can't grow any more.
     """
 
-    def __init__(self, folder: Path, *, started_at: datetime, rotate_bytes: int = ROTATE_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, started_at: datetime, spool: str = "", rotate_bytes: int = ROTATE_BYTES
+    ) -> None:
+        """`spool`: the spool's name, for its listeners to know their own (`handlers.spool_name`)."""
         self._folder = folder
         self._rotate_bytes = rotate_bytes
-        self._stem = f"{started_at.astimezone(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
+        of_spool = f"{spool}-" if spool else ""
+        self._stem = f"{started_at.astimezone(UTC):%Y%m%dT%H%M%S%f}-{of_spool}{os.getpid()}"
         self._opened = 0
         self._file: _File | None = None  # the first append opens the first one
         self._write_lock = threading.Lock()
@@ -175,18 +186,20 @@ class JournalWriter:
         return self._file
 
     def _write(self, file: _File, line: bytes) -> None:
-        """Takes the whole line, or leaves the file as it was (a full disk takes a part of it)."""
+        """Takes the whole line, or none of it is ever read (a full disk takes a part of it)."""
         try:
-            done = os.write(file.fd, line)
-            if done != len(line):
+            if file.size + len(line) > file.room:
+                file.room += os.pwrite(file.fd, bytes(_AHEAD_BYTES), file.room)
+            if os.pwrite(file.fd, line, file.size) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BaseException:
             try:
                 os.ftruncate(file.fd, file.size)
+                file.room = file.size
             except OSError:
                 file.failed = True
             raise
-        file.size += done
+        file.size += len(line)
 
     def _sync(self, file: _File, end: int) -> None:
         with self._sync_lock:
@@ -206,7 +219,7 @@ class JournalWriter:
         path = self._folder / f"{self._stem}-{self._opened:04d}.jsonl"  # names sort in the order of opening
         unnamed = path.with_suffix(".part")
         self._opened += 1
-        fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             os.rename(unnamed, path)
@@ -228,6 +241,8 @@ class JournalWriter:
     def _close_if_done(self, file: _File) -> None:
         """A retired journal stays open as long as a thread may be about to sync it."""
         if file.retired and not file.waiting and file.fd >= 0:
+            with contextlib.suppress(OSError):  # then it ends in zeros, as after a kill
+                os.ftruncate(file.fd, file.size)
             os.close(file.fd)
             file.fd = -1
 
@@ -262,18 +277,22 @@ class Read:
 
 
 def read(path: Path, position: int, *, limit_bytes: int = 1 << 17) -> Read:
-    """The whole lines behind `position`; a line without its line feed is left for later.
+    """The whole lines behind `position` up to the zeros; a line without its line feed is left for later.
 
     Raises:
         OSError: the journal can't be read.
     """
     with path.open("rb") as file:
         file.seek(position)
-        chunk = file.read(limit_bytes)
-        while b"\n" not in chunk and (more := file.read(limit_bytes)):  # a line may be longer than the limit
+        chunk = file.read(1)
+        if chunk in (b"", b"\0"):
+            return Read(path.name, position, ())
+        chunk += file.read(limit_bytes)
+        # a line may be longer than the limit
+        while b"\n" not in chunk and b"\0" not in chunk and (more := file.read(limit_bytes)):
             chunk += more
     entries: list[tuple[Entry | None, int]] = []
-    at = 0
+    chunk, at = chunk.partition(b"\0")[0], 0
     while (end := chunk.find(b"\n", at)) >= 0:
         entries.append((decode(chunk[at:end]), position + end + 1))
         at = end + 1

@@ -77,7 +77,7 @@ class Reception:
             self._fail(error)
 
     def finish(self) -> Status:
-        """The data set is complete. Success means that file, name and journal entry are synced."""
+        """The data set is complete. Success means that file and journal entry are synced; the name is since before."""
         if self._refused is None and not self.size:
             self._refuse(Status.CANNOT_UNDERSTAND, "no data set")
         if self._refused is None and self._start is not None and _contradicts(self._request, bytes(self._start)):
@@ -85,7 +85,7 @@ class Reception:
         if self._refused is not None:
             return self._refused
         try:
-            self._file().commit(self._request.sop_instance_uid, self._note)
+            self._file().commit(self._note)
         except Exception as error:
             return self._fail(error)
         return Status.SUCCESS

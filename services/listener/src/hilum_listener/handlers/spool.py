@@ -1,23 +1,28 @@
-"""The spool: each received instance is one file, whole and synced or not there at all."""
+"""The spool: each received instance is one file, whole and synced, or nobody was told of it."""
 
 import contextlib
 import errno
-import hashlib
+import fcntl
 import itertools
 import os
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hilum.adapters.folder import SCHEME
 from hilum_listener.handlers.journal import NotJournaled, sync_folder
+from hilum_listener.handlers.spool_name import spool_name
 from hilum_listener.settings import Places
 
 Buffers = Sequence[bytes | bytearray | memoryview]
 _MAX_VECTORS = 1024
 """IOV_MAX of Linux."""
+_AHEAD = 64
+"""Names that one sync of their folder makes durable before anyone needs them."""
+_IN_A_ROW = 16
+"""So often names are made in one folder before it is the next one's turn."""
 
 
 class SpoolFull(OSError):
@@ -36,58 +41,68 @@ Journal = Callable[[Stored], None]
 
 
 class Spool:
-    """Writes below `spool/`. Paths come from digests; the folder's layout is that of `hilum.adapters.folder`.
+    """Writes below `spool/`; the folder's layout is that of `hilum.adapters.folder`.
 
-    Every request gets a file of its own, so nothing is ever overwritten: the name is a digest of the SOP Instance UID
-    and a number that no other process and no later run takes. Which files hold the same bytes is for the index to say.
+    Every request gets a file of its own, so nothing is ever overwritten: the name is this run's number (the spool's
+    name, then chance) and one that counts up, so it says nothing about what is inside. Which files hold the same bytes
+    is for the index to say.
+
+    Names are made ahead, empty, and their folder synced before the first byte goes into one: what is left to sync for
+    an instance are its data and its journal entry. `runs/` has a file that is locked as long as the run lives, from
+    before its first name: what a dead run left behind is found by it (`handlers.leftovers`).
     """
 
     def __init__(self, places: Places, *, min_free_bytes: int) -> None:
-        self._root = places.spool
+        self._places = places
+        self._root = str(places.spool)
         self._incoming = places.incoming
         self._min_free_bytes = min_free_bytes
+        self._lock = threading.Lock()
+        self._ahead: deque[tuple[int, str]] = deque()
+        self._rounds = itertools.count()
+        self._run, self._pid, self._marker = "", 0, -1
         self._numbers = itertools.count(1)
-        self._run = secrets.token_hex(8)
-        self._run_pid = os.getpid()
-        for folder in (places.spool, places.incoming, places.journal):
+        for folder in (places.spool, places.incoming, places.journal, places.runs):
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(folder.parent)
-        self._folders = {name: _Folder(self._root / name) for name in map("{:02x}".format, range(256))}
-        for sharded in self._folders.values():
-            sharded.path.mkdir(exist_ok=True)
-        sync_folder(self._root)
+        for number in range(256):
+            (places.spool / f"{number:02x}").mkdir(exist_ok=True)
+        sync_folder(places.spool)
+        self._name = spool_name(places.spool)
 
     def clean(self) -> int:
-        """Removes what a kill left half-written; none of it was acknowledged. Returns how many files."""
+        """Removes what a kill left half-written in `incoming`. Returns how many files."""
         left = list(self._incoming.iterdir())
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
 
     def begin(self) -> "Writing":
-        """A new, unnamed file.
+        """A new, empty file.
 
         Raises:
             OSError: the disk is full or can't be written; `SpoolFull` below the free space to keep.
         """
         self.check_space()
-        run, number = self._number()
-        return Writing(self, f"{self._incoming}/{run}{number:08x}.part")
+        if self._pid != os.getpid():  # a fork inherits the names, and must not take them
+            self.prepare()
+        while True:
+            try:
+                fd, key = self._ahead.popleft()
+            except IndexError:
+                self.prepare()
+            else:
+                return Writing(self._root, fd, key)
 
-    def store(self, sop_instance_uid: str, parts: Buffers) -> Stored:
-        """Makes a file of the parts durable: data, then its name.
+    def store(self, parts: Buffers) -> Stored:
+        """Makes a file of the parts durable.
 
         Raises:
             OSError: it isn't stored (disk full, read-only, below the free space to keep). Nothing half-written stays.
         """
         writing = self.begin()
         writing.write(parts)
-        return writing.commit(sop_instance_uid)
-
-    def discard(self, stored: Stored) -> None:
-        """Removes a file that no journal names. Raises nothing: what stays is never acknowledged."""
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self._root}/{stored.uri.removeprefix(SCHEME)}")
+        return writing.commit()
 
     def check_space(self) -> None:
         """Raises `SpoolFull` below the free space to keep, another OSError when nobody can say."""
@@ -95,38 +110,75 @@ class Spool:
         if space.f_bavail * space.f_frsize < self._min_free_bytes:
             raise SpoolFull(errno.ENOSPC, "less free space than the site keeps")
 
-    def _number(self) -> tuple[str, int]:
-        if self._run_pid != os.getpid():  # a fork inherits the run, and must not take the same numbers
-            self._run, self._run_pid = secrets.token_hex(8), os.getpid()
-        return self._run, next(self._numbers)
+    def prepare(self) -> None:
+        """Makes names ahead, unless there are some.
 
-    def _keep(self, temporary: str, sop_instance_uid: str, size: int, journal: Journal | None) -> Stored:
-        """Gives the synced file its name and syncs that."""
-        run, number = self._number()
-        digest = hashlib.sha256(sop_instance_uid.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-        folder, key = digest[:2], f"{digest[:2]}/{digest}-{run}{number:08x}.dcm"
-        stored = Stored(SCHEME + key, size)
-        os.rename(temporary, f"{self._root}/{key}")
+        Raises:
+            OSError: it can't. Names whose folder could not be synced are removed and never used, since a later sync of
+                the folder may succeed without them.
+        """
+        with self._lock:
+            if self._pid != os.getpid():
+                self._begin_run()
+            if self._ahead:
+                return
+            folder = f"{(int(self._run[:2], 16) + next(self._rounds) // _IN_A_ROW) % 256:02x}"
+            made: list[tuple[int, str]] = []
+            try:
+                for _ in range(_AHEAD):
+                    key = f"{folder}/{self._run}-{next(self._numbers):016x}.dcm"
+                    made.append((os.open(f"{self._root}/{key}", _NEW, 0o640), key))
+                sync_folder(self._places.spool / folder)
+            except BaseException:
+                _remove(self._root, made)
+                raise
+            self._ahead.extend(made)
+
+    def close(self) -> None:
+        """Removes the names that nobody used."""
+        with self._lock:
+            if self._pid == os.getpid():
+                left, self._ahead = list(self._ahead), deque()
+                _remove(self._root, left)
+
+    def _begin_run(self) -> None:
+        run = self._name + secrets.token_hex(4)
+        path = self._places.runs / run
+        marker = os.open(path, _NEW, 0o640)
         try:
-            if journal is not None:
-                journal(stored)
-            self._folders[folder].sync()
-        except OSError as error:
-            if journal is None or isinstance(error, NotJournaled):
-                self.discard(stored)  # else the entry may be read, and the file must stay
+            fcntl.flock(marker, fcntl.LOCK_EX)
+            sync_folder(self._places.runs)
+        except BaseException:
+            os.close(marker)
+            with contextlib.suppress(OSError):
+                path.unlink()
             raise
-        return stored
+        for fd in (self._marker, *(fd for fd, _ in self._ahead)):  # a parent's, which go on without this process
+            if fd >= 0:
+                os.close(fd)
+        self._ahead.clear()
+        self._run, self._pid, self._marker = run, os.getpid(), marker
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+def _remove(root: str, made: Sequence[tuple[int, str]]) -> None:
+    """Raises nothing: what stays is empty, and no one was told of it."""
+    for fd, key in made:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{root}/{key}")
 
 
 class Writing:
     """A file that is being received. Ends with `commit` or `abandon`; whichever call fails abandons it."""
 
-    __slots__ = ("_fd", "_spool", "_temporary", "size")
+    __slots__ = ("_fd", "_key", "_root", "size")
 
-    def __init__(self, spool: Spool, temporary: str) -> None:
-        self._spool = spool
-        self._temporary = temporary
-        self._fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    def __init__(self, root: str, fd: int, key: str) -> None:
+        self._root, self._fd, self._key = root, fd, key
         self.size = 0
         """Bytes written so far."""
 
@@ -142,56 +194,40 @@ class Writing:
             self.abandon()
             raise
 
-    def commit(self, sop_instance_uid: str, journal: Journal | None = None) -> Stored:
-        """Returns when the data and then the name are durable.
-
-        `journal` is called when the file has its name, before that is synced, and syncs an entry: one commit of the
-        file system's journal can then hold both. After a power cut on a file system that
-        keeps no order the entry may name a file that isn't there; nobody was told that it is.
+    def commit(self, journal: Journal | None = None) -> Stored:
+        """Returns when the data are durable and `journal`, which is called then and syncs an entry, has returned.
 
         Raises:
-            OSError: they aren't. Nothing of the file stays, unless an entry may name it.
+            OSError: they aren't, or it raised. Nothing of the file stays, unless an entry may name it.
         """
+        stored = Stored(SCHEME + self._key, self.size)
         try:
             os.fdatasync(self._fd)
-            self._close()
-            return self._spool._keep(self._temporary, sop_instance_uid, self.size, journal)
         except BaseException:
             self.abandon()
             raise
+        try:
+            if journal is not None:
+                journal(stored)
+        except NotJournaled:
+            self.abandon()
+            raise
+        finally:
+            self._close()  # after any other error the entry may be read, and the file must stay
+        return stored
 
     def abandon(self) -> None:
-        """Removes what was written; does nothing when it is gone already. Raises nothing."""
-        with contextlib.suppress(OSError):
+        """Removes what was written; does nothing when it is gone or committed already. Raises nothing."""
+        if self._fd >= 0:
             self._close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._root}/{self._key}")
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
-
-
-class _Folder:
-    """Syncs new names; threads that ask while a sync runs share the next one."""
-
-    __slots__ = ("_asked", "_done", "_lock", "path")
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._asked = itertools.count(1)
-        self._done = 0
-
-    def sync(self) -> None:
-        mine = next(self._asked)
-        with self._lock:
-            if self._done >= mine:
-                return
-            target = next(self._asked)  # whoever asked before this renamed before this
-            sync_folder(self.path)
-            self._done = target
+            with contextlib.suppress(OSError):  # what it held is synced, or given up
+                os.close(fd)
 
 
 def _write_all(fd: int, buffers: Buffers) -> int:

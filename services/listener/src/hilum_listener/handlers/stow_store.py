@@ -8,7 +8,7 @@ from datetime import datetime
 
 from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, JournalWriter
 from hilum_listener.handlers.part10 import Identity
-from hilum_listener.handlers.spool import Spool, Writing
+from hilum_listener.handlers.spool import Spool, Stored, Writing
 from hilum_listener.handlers.stow import Draft
 
 _LOOK_EACH_BYTES = 1 << 25
@@ -69,23 +69,23 @@ class DurableStore:
 
     def _make_durable(self, writing: Writing, identity: Identity) -> None:
         """Returns when the file, its name and its journal entry are synced."""
-        stored = writing.commit(identity.sop_instance_uid)
-        entry = InstanceReceived(
-            uri=stored.uri,
-            size=stored.size,
-            sop_instance_uid=identity.sop_instance_uid,
-            sop_class_uid=identity.sop_class_uid,
-            transfer_syntax_uid=identity.transfer_syntax_uid,
-            calling_ae=self._calling_ae,
-            peer=self._peer,
-            association=self._association,
-            received_at=self._now(),
-        )
-        try:
-            self._journal.append(entry)
-        except BaseException:
-            self._spool.discard(stored)
-            raise
+
+        def note(stored: Stored) -> None:
+            self._journal.append(
+                InstanceReceived(
+                    uri=stored.uri,
+                    size=stored.size,
+                    sop_instance_uid=identity.sop_instance_uid,
+                    sop_class_uid=identity.sop_class_uid,
+                    transfer_syntax_uid=identity.transfer_syntax_uid,
+                    calling_ae=self._calling_ae,
+                    peer=self._peer,
+                    association=self._association,
+                    received_at=self._now(),
+                )
+            )
+
+        writing.commit(note)
 
 
 class _DurableDraft:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from hilum.adapters.folder import FolderInstances
+from hilum.adapters.folder import SCHEME, FolderInstances
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.locks import lock_studies
 from hilum.adapters.sql.tables import (
@@ -33,11 +33,14 @@ from hilum.adapters.sql.upsert import insert
 from hilum.domain.errors import Busy, Reject, Retry
 from hilum.domain.results import DeliveryState
 from hilum.ports.clock import Clock
+from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
+from hilum_listener.handlers.leftovers import Leftovers
 from hilum_listener.handlers.notice_retention import forget_notices
 from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.retrieval import Kind
+from hilum_listener.handlers.spool_name import of_spool, spool_name
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.settings import AssembleSettings, Places
 
@@ -56,9 +59,20 @@ _AT_WORK = ["queued", "claimed"]  # states of a job, `hilum_worker`
 class Tidier:
     """Works in the assembler's thread, so nothing is folded meanwhile."""
 
-    def __init__(self, places: Places, settings: AssembleSettings, engine: Engine, clock: Clock, tail: Tail) -> None:
+    def __init__(
+        self,
+        places: Places,
+        settings: AssembleSettings,
+        engine: Engine,
+        clock: Clock,
+        tail: Tail,
+        *,
+        store: InstanceStore | None = None,
+    ) -> None:
+        """`store`: where instances lie in a cluster; of a spool each listener removes only what is in its own."""
         self._places = places
-        self._store = FolderInstances(places.spool)
+        self._spool = FolderInstances(places.spool)
+        self._store = store
         self._retention = settings.retention
         self._archive = settings.archive
         self._engine = engine
@@ -67,6 +81,7 @@ class Tidier:
         self._unlink_at = self._expire_at = self._forget_at = clock.now()
         self._looked_until: datetime | None = None
         self._notices = NoticeStore(places)
+        self._leftovers = Leftovers(places, engine, settings.retention.journal_days)
         self._part = 0
 
     def step(self) -> None:
@@ -79,30 +94,47 @@ class Tidier:
         if now >= self._unlink_at:
             self._unlink_at = now + _UNLINK_EACH
             self._unlink_some()
+            self._leftovers.step(now)
         if now >= self._expire_at:
             self._expire_at = now + _EXPIRE_EACH
             self._expire(now)
 
     def _unlink_some(self) -> None:
-        with reading(self._engine) as connection:
-            query = sa.select(removals.c.uri).order_by(removals.c.uri).limit(_UNLINKED_AT_ONCE)
-            uris = list(connection.execute(query).scalars())
-        if not uris:
-            return
         if not has_spool(self._places):
+            if self._nothing_to_unlink():
+                return
             raise Busy("the spool is away")
         try:
+            with reading(self._engine) as connection:
+                query = sa.select(removals.c.uri).where(self._mine()).order_by(removals.c.uri)
+                uris = list(connection.execute(query.limit(_UNLINKED_AT_ONCE)).scalars())
+            if not uris:
+                return
             self._unlink(uris)
         except OSError as error:
             raise Busy(f"a file of the spool can't be removed: {type(error).__name__}") from error
         with transaction(self._engine) as connection:
             connection.execute(sa.delete(removals).where(removals.c.uri.in_(uris)))
 
+    def _nothing_to_unlink(self) -> bool:
+        with reading(self._engine) as connection:
+            return connection.execute(sa.select(removals.c.uri).limit(1)).first() is None
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        """What this listener may remove: all of it on one machine; in a cluster its own spool's, and the store's."""
+        if self._store is None:
+            return sa.true()
+        in_a_spool = removals.c.uri.like(f"{SCHEME}%")
+        return sa.or_(sa.not_(in_a_spool), removals.c.uri.like(of_spool(spool_name(self._places.spool))))
+
     def _unlink(self, uris: Iterable[str]) -> None:
         folders = set()
         for uri in uris:
+            if self._store is not None and not uri.startswith(SCHEME):
+                self._store.delete(uri)
+                continue
             try:
-                path = self._store.path(uri)
+                path = self._spool.path(uri)
             except (Reject, Retry):  # gone already
                 continue
             path.unlink(missing_ok=True)

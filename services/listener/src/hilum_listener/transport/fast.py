@@ -38,7 +38,7 @@ from hilum_listener.transport.pdata import (
 )
 
 PYNETDICOM = "3.0.4"
-_FIRST_BUFFER, _BUFFER = 1 << 14, 1 << 20
+_FIRST_BUFFER, _BUFFER = 1 << 14, 1 << 18
 _MAX_ORDINARY_PDU = 1 << 20
 _MAX_ORDINARY_MESSAGE = 1 << 24
 _MIN_PROGRESS = 1 << 14

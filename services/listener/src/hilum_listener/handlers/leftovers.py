@@ -1,0 +1,149 @@
+"""Removes what dead runs of the receivers left in the spool: names never used, half a file, a file without its entry.
+
+Nobody was told of any of them. A run is dead when nothing locks its file in `runs/`. Of its files those are removed
+that neither the index nor any journal names; where journals are removed after some days, only younger files, since the
+entry of an older one may be gone with its journal. The run's file goes last, so a kill on the way repeats the search.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from hilum.adapters.folder import SCHEME
+from hilum.adapters.sql.database import reading
+from hilum.adapters.sql.tables import instances, quarantine, removals
+from hilum.domain.errors import Busy
+from hilum.runtime.logs import Log
+from hilum_listener.handlers.journal import is_growing, sync_folder
+from hilum_listener.settings import Places
+
+_LOG = Log("hilum.listener.leftovers")
+_LOOK_EACH = timedelta(seconds=30)
+_FOLDERS_AT_ONCE = 8
+_ASKED_AT_ONCE = 500
+_READ_BYTES = 1 << 20
+_NAME = re.compile(rb"[0-9a-f]{2}/[0-9a-f]{16}-[0-9a-f]{16}\.dcm")
+_LONGEST_NAME = 64
+_SLACK_S = 60.0
+"""Of the times that the file system gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """`key` as in the URI; `changed_s` seconds since 1970."""
+
+    key: str
+    size: int
+    changed_s: float
+
+
+class Leftovers:
+    """Works in the assembler's thread, a little at a time."""
+
+    def __init__(self, places: Places, engine: Engine, journal_days: float | None) -> None:
+        self._places = places
+        self._engine = engine
+        self._journal_days = journal_days
+        self._look_at: datetime | None = None
+        self._search: Iterator[None] | None = None
+
+    def step(self, now: datetime) -> None:
+        """Does a little of what is to do.
+
+        Raises:
+            Busy: the database or the spool is away.
+        """
+        try:
+            if self._search is None:
+                if self._look_at is not None and now < self._look_at:
+                    return
+                self._look_at = now + _LOOK_EACH
+                dead = self._dead_runs()
+                if not dead:
+                    return
+                self._search = self._searching(dead, now)
+            next(self._search)
+        except StopIteration:
+            self._search = None
+        except OSError as error:
+            self._search = None
+            raise Busy(f"what a dead receiver left can't be removed: {type(error).__name__}") from error
+        except Busy:
+            self._search = None
+            raise
+
+    def _dead_runs(self) -> frozenset[str]:
+        try:
+            return frozenset(path.name for path in self._places.runs.iterdir() if not is_growing(path))
+        except FileNotFoundError:  # no receiver has run here yet
+            return frozenset()
+
+    def _searching(self, dead: frozenset[str], now: datetime) -> Iterator[None]:
+        named: set[str] = set()
+        since_s = min((self._places.runs / run).stat().st_mtime for run in dead) - _SLACK_S
+        for journal in sorted(self._places.journal.iterdir()):
+            if journal.stat().st_mtime >= since_s:
+                named.update(_named_in(journal, dead))
+                yield
+        suspects: list[_File] = []
+        for number in range(256):
+            found = _files_of(self._places.spool / f"{number:02x}", dead)
+            suspects += [file for file in found if file.key not in named]
+            if number % _FOLDERS_AT_ONCE == _FOLDERS_AT_ONCE - 1:
+                yield
+        young = [file for file in suspects if self._is_young(file, now)]
+        self._remove(list(self._not_indexed(young)))
+        for run in dead:
+            (self._places.runs / run).unlink(missing_ok=True)
+        sync_folder(self._places.runs)
+
+    def _is_young(self, file: _File, now: datetime) -> bool:
+        if self._journal_days is None or not file.size:
+            return True
+        return file.changed_s > (now - timedelta(days=self._journal_days)).timestamp() + _SLACK_S
+
+    def _not_indexed(self, files: Sequence[_File]) -> Iterator[_File]:
+        for start in range(0, len(files), _ASKED_AT_ONCE):
+            some = files[start : start + _ASKED_AT_ONCE]
+            uris = [SCHEME + file.key for file in some]
+            known: set[str] = set()
+            with reading(self._engine) as connection:
+                for table in (instances, quarantine, removals):
+                    known.update(connection.execute(sa.select(table.c.uri).where(table.c.uri.in_(uris))).scalars())
+            yield from (file for file in some if SCHEME + file.key not in known)
+
+    def _remove(self, files: Sequence[_File]) -> None:
+        for file in files:
+            (self._places.spool / file.key).unlink(missing_ok=True)
+        for folder in {file.key[:2] for file in files}:
+            sync_folder(self._places.spool / folder)
+        written = sum(file.size > 0 for file in files)
+        if written:
+            _LOG.warning("removed files that no sender was told of", count=written)
+
+
+def _files_of(folder: Path, runs: frozenset[str]) -> Iterator[_File]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name[:16] in runs and entry.name[16:17] == "-":
+                status = entry.stat()
+                yield _File(f"{folder.name}/{entry.name}", status.st_size, status.st_mtime)
+
+
+def _named_in(journal: Path, runs: frozenset[str]) -> Iterator[str]:
+    """Every name of one of the runs' files in the journal, in damaged lines too."""
+    with journal.open("rb") as file:
+        rest = b""
+        while piece := file.read(_READ_BYTES):
+            piece = rest + piece
+            for found in _NAME.findall(piece):
+                name = found.decode()
+                if name[3:19] in runs:
+                    yield name
+            rest = piece[-_LONGEST_NAME:]
