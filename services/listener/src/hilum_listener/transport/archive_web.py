@@ -21,7 +21,7 @@ _PATIENT_ID, _ISSUER, _COUNT = "00100020", "00100021", "00201208"
 _PAGE, _MOST_ROWS, _MOST_BYTES = 500, 100_000, 64 << 20
 _FILES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Whatever the archive holds: nothing is transcoded (PS3.18 8.7.3.5.2)."""
-_PIECE_BYTES, _LEAST_BYTES_PER_S = 1 << 16, 1 << 14
+_LEAST_BYTES_PER_S = 1 << 14
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 Row = Mapping[str, Any]
 Parameters = Sequence[tuple[str, str | int | float | bool | None]]
@@ -134,7 +134,7 @@ class WebArchive:
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
         """The body as it comes. An archive may pause as long as the timeout says, but not crawl."""
         began, received = time.monotonic(), 0
-        for piece in response.iter_raw(_PIECE_BYTES):
+        for piece in response.iter_raw():
             received += len(piece)
             if time.monotonic() - began > self._archive.timeout_s + received / _LEAST_BYTES_PER_S:
                 raise Retry(f"archive {self._archive.name}: it sends too slowly")
