@@ -6,12 +6,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hilum.ports.clock import SystemClock
+from hilum.domain.errors import Busy
+from hilum.ports.clock import Clock, SystemClock
 from hilum.runtime import logs
-from hilum.runtime.cluster import SecretMissing
+from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum.runtime.config import AnyArchive, ConfigError, Site, load
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_listener.handlers.desk import Desk
@@ -20,6 +22,7 @@ from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.offers import Offers
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
 from hilum_listener.handlers.spool import Spool
+from hilum_listener.handlers.spool_name import spool_name
 from hilum_listener.settings import (
     AssembleSettings,
     CommitSettings,
@@ -32,6 +35,9 @@ from hilum_listener.settings import (
 from hilum_listener.transport.certificates import CertificateUnusable, certificate_der
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from hilum.adapters.eventlog import EventLog
     from hilum_listener.handlers.archive import Archive
     from hilum_listener.handlers.fetch_bring import Source
 
@@ -63,22 +69,35 @@ def main(arguments: list[str] | None = None) -> int:
     places = Places(given.data)
     stop = stop_on_signals()
     stop_with_parent(stop)
+    if "fetch" in given.roles and len(set(given.roles)) > 1:
+        print("fetch runs in a process of its own", file=sys.stderr)
+        return 2
+    try:
+        roles = _roles(given, places, site)
+    except SecretMissing as error:
+        print(error, file=sys.stderr)
+        return 2
+    return run_roles(roles, stop)
+
+
+def _roles(given: argparse.Namespace, places: Places, site: Site) -> dict[str, Role]:
+    """What this process runs, and with which adapters: those of one machine, or of `[cluster]`.
+
+    Raises:
+        SecretMissing: a password can't be read.
+    """
     roles: dict[str, Role] = {}
     if "scp" in given.roles:
         roles["scp"] = _scp(places, ScpSettings.of(site, port=given.port))
     if "stow" in given.roles:
-        roles["stow"] = _stow(
-            Places(given.data, incoming_name="incoming-stow"), StowSettings.of(site, port=given.http_port)
-        )
+        stow = StowSettings.of(site, port=given.http_port)
+        roles["stow"] = _stow(Places(given.data, incoming_name="incoming-stow"), stow)
     if "fetch" in given.roles:
-        if len(set(given.roles)) > 1:
-            print("fetch runs in a process of its own", file=sys.stderr)
-            return 2
         roles["fetch"] = _fetch(Places(given.data, incoming_name="incoming-fetch"), site)
     if {"assemble", "route", "commit"} & set(given.roles):
         places.data.mkdir(parents=True, exist_ok=True)
         roles.update(_database_roles(given.roles, places, site))
-    return run_roles(roles, stop)
+    return roles
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -93,6 +112,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _journal(places: Places) -> JournalWriter:
+    return JournalWriter(places.journal, started_at=_CLOCK.now(), spool=spool_name(places.spool))
+
+
 def _scp(places: Places, settings: ScpSettings) -> Role:
     from hilum_listener.transport.scp import Scp
 
@@ -101,7 +124,8 @@ def _scp(places: Places, settings: ScpSettings) -> Role:
             lock(places.run)
             spool = Spool(places, min_free_bytes=settings.min_free_bytes)
             left = spool.clean()
-            journal = JournalWriter(places.journal, started_at=_CLOCK.now())
+            spool.prepare()
+            journal = _journal(places)
             desk = Desk(NoticeStore(places), journal, _CLOCK.now)
             server = Scp(settings, spool, journal, _CLOCK, desk=desk, offers=Offers(places.run))
             port = server.start()
@@ -115,6 +139,8 @@ def _scp(places: Places, settings: ScpSettings) -> Role:
         _LOG.info("listening", port=port, address=settings.host)
         stop.wait()
         server.stop()
+        spool.close()
+        journal.close()
         _LOG.info("stopped")
 
     return run
@@ -129,8 +155,9 @@ def _stow(places: Places, settings: StowSettings) -> Role:
             lock(places.run, "stow")
             spool = Spool(places, min_free_bytes=settings.min_free_bytes)
             left = spool.clean()
+            spool.prepare()
             certificates = {peer: certificate_der(peer.certificate) for peer in settings.peers if peer.certificate}
-            journal = JournalWriter(places.journal, started_at=_CLOCK.now())
+            journal = _journal(places)
             server = StowServer(settings, StowDoor(settings, spool, journal, _CLOCK, certificates.get).app())
             publish_port(places.run, server.port, "stow")
         except (AlreadyRunning, CertificateUnusable, OSError) as error:
@@ -141,71 +168,146 @@ def _stow(places: Places, settings: StowSettings) -> Role:
             _LOG.warning("no peers configured: only callers on this machine may store")
         _LOG.info("listening", port=server.port, address=settings.host)
         server.run(stop)
+        spool.close()
+        journal.close()
         _LOG.info("stopped")
 
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Where the index is kept and how messages travel: this machine's SQLite, or the cluster's servers."""
+
+    engine: "Engine"
+    clock: Clock
+    events: "EventLog"
+    cluster: Cluster | None
+
+    @classmethod
+    def of(cls, places: Places, site: Site) -> "_State":
+        from hilum.adapters.eventlog import event_log
+        from hilum.adapters.sql.clock import clock_of
+        from hilum.adapters.sql.database import open_state
+
+        engine = open_state(places.data, site.cluster, application="hilum-listener")
+        clock = clock_of(engine)
+        return cls(engine, clock, event_log(engine, site.cluster, clock), site.cluster)
+
+    def wait(self, stop: threading.Event) -> None:
+        """Returns once the database answers and is migrated, or `stop` is set."""
+        from hilum_listener.handlers.assemble import wait_for_schema
+
+        while not stop.is_set():
+            wait_for_schema(self.engine, stop)
+            try:
+                self.clock.now()
+            except Busy:
+                continue
+            return
+
+
 def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, Role]:
+    state = _State.of(places, site)
+    roles: dict[str, Role] = {}
+    if "assemble" in names:
+        roles["assemble"] = _assemble(places, site, state)
+    if "route" in names:
+        roles["route"] = _route(places, site, state)
+    if "commit" in names:
+        roles["commit"] = _commit(places, site, state)
+    if site.cluster is not None and {"assemble", "route"} & set(names):
+        roles["relay"] = _relay(state)
+    return roles
+
+
+def _relay(state: _State) -> Role:
+    def run(stop: threading.Event) -> None:
+        state.wait(stop)
+        state.events.run_relay(stop, _LOG)
+
+    return run
+
+
+def _assemble(places: Places, site: Site, state: _State) -> Role:
     from hilum.adapters.folder import FolderInstances
     from hilum.adapters.instances import open_instances
-    from hilum.adapters.sql.database import database_path, open_database, transaction
-    from hilum.adapters.sql.eventlog import SqlConsumer, SqlPublisher
-    from hilum.contracts.topics import STUDY_READY
-    from hilum.runtime.consume import consume
-    from hilum_listener.handlers.assemble import Assembler, wait_for_schema
-    from hilum_listener.handlers.reports import Reporter
-    from hilum_listener.handlers.route import GROUP, Router
+    from hilum_listener.handlers.assemble import Assembler
     from hilum_listener.handlers.uploads import Uploads
     from hilum_listener.transport.archive_counts import ArchiveCounts
-    from hilum_listener.transport.event_report import NewAssociation
 
-    engine = open_database(database_path(places.data))
-    publisher = SqlPublisher(_CLOCK)
+    engine, clock = state.engine, state.clock
+    store = open_instances(places.data, state.cluster) if state.cluster is not None else None
 
-    def assemble(stop: threading.Event) -> None:
-        wait_for_schema(engine, stop)
+    def run(stop: threading.Event) -> None:
+        state.wait(stop)
+        if stop.is_set():
+            return
         announce_ready(places.data, "assemble")
         archives = [_archive(archive, site.ae_title.strip()) for archive in site.archives]
-        counts = ArchiveCounts(archives, _CLOCK) if archives else None
+        counts = ArchiveCounts(archives, clock) if archives else None
         if counts is not None:
             counts.start()
-        try:
-            store = open_instances(places.data, site.cluster)
-        except SecretMissing as error:
-            raise CannotStart(str(error)) from error
         uploads = None
-        if site.cluster is not None:
-            uploads = Uploads(FolderInstances(places.spool), store, engine, _CLOCK)
+        if store is not None:
+            uploads = Uploads(FolderInstances(places.spool), store, engine, clock)
             uploads.start(stop)
-        settings = AssembleSettings.of(site)
-        Assembler(places, settings, engine, publisher, _CLOCK, counts, store=store, uploads=uploads).run(stop)
+        Assembler(
+            places,
+            AssembleSettings.of(site),
+            engine,
+            state.events.publisher,
+            clock,
+            counts,
+            store=store,
+            uploads=uploads,
+            journal_clock=None if store is None else _CLOCK,
+        ).run(stop)
 
-    def route(stop: threading.Event) -> None:
-        wait_for_schema(engine, stop)
-        router = Router(RouteSettings.of(site).rules, publisher, _CLOCK)
-        consumer = SqlConsumer(engine, group=GROUP, topics=[STUDY_READY.name], clock=_CLOCK, stop=stop)
+    return run
+
+
+def _route(places: Places, site: Site, state: _State) -> Role:
+    from hilum.adapters.sql.database import transaction
+    from hilum.contracts.topics import STUDY_READY
+    from hilum.runtime.consume import consume
+    from hilum_listener.handlers.route import GROUP, Router
+
+    def run(stop: threading.Event) -> None:
+        state.wait(stop)
+        router = Router(RouteSettings.of(site).rules, state.events.publisher, state.clock)
+        consumer = state.events.consumer(GROUP, [STUDY_READY.name], stop=stop)
         announce_ready(places.data, "route")
-        consume(consumer, router.handle, transaction=lambda: transaction(engine), stop=stop, log=_LOG)
+        try:
+            consume(consumer, router.handle, transaction=lambda: transaction(state.engine), stop=stop, log=_LOG)
+        finally:
+            consumer.close()
 
-    def commit(stop: threading.Event) -> None:
-        wait_for_schema(engine, stop)
+    return run
+
+
+def _commit(places: Places, site: Site, state: _State) -> Role:
+    from hilum_listener.handlers.reports import Reporter
+    from hilum_listener.transport.event_report import NewAssociation
+
+    def run(stop: threading.Event) -> None:
+        state.wait(stop)
         settings = CommitSettings.of(site)
         sender = NewAssociation(own_ae=settings.ae_title, tls=settings.tls)
         announce_ready(places.data, "commit")
-        Reporter(engine, _CLOCK, settings.peers, Offers(places.run), sender).run(stop)
+        Reporter(state.engine, state.clock, settings.peers, Offers(places.run), sender).run(stop)
 
-    given = (("assemble", assemble), ("route", route), ("commit", commit))
-    return {name: role for name, role in given if name in names}
+    return run
 
 
 def _fetch(places: Places, site: Site) -> Role:
-    from hilum.adapters.folder import FolderInstances
-    from hilum.adapters.sql.database import database_path, open_database
-    from hilum_listener.handlers.assemble import wait_for_schema
+    from hilum.adapters.instances import open_instances
     from hilum_listener.handlers.fetch import Fetcher
     from hilum_listener.handlers.fetch_bring import Bringer
     from hilum_listener.transport.archive_dimse import receive_into_files
+
+    state = _State.of(places, site)
+    store = open_instances(places.data, site.cluster)
 
     def run(stop: threading.Event) -> None:
         settings = FetchSettings.of(site)
@@ -213,17 +315,18 @@ def _fetch(places: Places, site: Site) -> Role:
             lock(places.run, "fetch")
             spool = Spool(places, min_free_bytes=settings.min_free_bytes)
             left = spool.clean()
-            journal = JournalWriter(places.journal, started_at=_CLOCK.now())
+            journal = _journal(places)
         except (AlreadyRunning, OSError) as error:
             raise CannotStart(str(error)) from error
         if left:
             _LOG.warning("removed half-written files", count=left)
         receive_into_files(places.incoming)
-        engine = open_database(database_path(places.data))
-        wait_for_schema(engine, stop)
+        state.wait(stop)
+        if stop.is_set():
+            return
         sources = _sources(site)
-        bringer = Bringer(engine, _CLOCK, settings, spool, journal, stop.wait)
-        fetcher = Fetcher(engine, _CLOCK, sources, settings, FolderInstances(places.spool), bringer)
+        bringer = Bringer(state.engine, state.clock, settings, spool, journal, stop.wait, journal_clock=_CLOCK)
+        fetcher = Fetcher(state.engine, state.clock, sources, settings, store, bringer)
         announce_ready(places.data, "fetch")
         _LOG.info("fetching", count=len(sources))
         fetcher.run(stop)

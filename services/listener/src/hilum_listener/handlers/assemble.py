@@ -4,6 +4,7 @@ import errno
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -25,9 +26,10 @@ from hilum.runtime.logs import Log
 from hilum_listener.handlers.completion import Completion
 from hilum_listener.handlers.evidence import fold_notice, look_up, note_end, note_senders
 from hilum_listener.handlers.index import Arrival, fold, look_at
-from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, NoticeReceived, Read
+from hilum_listener.handlers.journal import AssociationChanged, Entry, InstanceReceived, NoticeReceived, Read
 from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.priors import mark_requested
+from hilum_listener.handlers.spool_name import is_of_spool, spool_name
 from hilum_listener.handlers.tail import Tail
 from hilum_listener.handlers.tidy import Tidier, has_spool
 from hilum_listener.handlers.uploads import Uploads
@@ -36,6 +38,7 @@ from hilum_listener.settings import AssembleSettings, Places
 
 _LOG = Log("hilum.listener.assemble")
 _LOOK_S = 0.02
+_ADOPT_EACH = timedelta(seconds=2)
 _ENDS_REMEMBERED = 10_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _READ_TRIES = 4
@@ -55,12 +58,17 @@ class Assembler:
         counts: ExpectedCounts | None = None,
         store: InstanceStore | None = None,
         uploads: Uploads | None = None,
+        journal_clock: Clock | None = None,
     ) -> None:
-        """`store` reads what is in the spool and what `uploads` brought elsewhere; the spool alone without them."""
+        """`store` reads what is in the spool and what `uploads` brought elsewhere; the spool alone without them.
+
+        `journal_clock`: by which the journals' times are, where that isn't `clock`: this machine's own, in a cluster.
+        """
         self._places = places
+        self._journal_clock = journal_clock
         self._uploads = uploads
         self._tail = Tail(places.journal)
-        self._tidier = Tidier(places, settings, engine, clock, self._tail)
+        self._tidier = Tidier(places, settings, engine, clock, self._tail, store=store)
         self._tries: dict[str, int] = {}
         self._store = store or FolderInstances(places.spool)
         self._notices = NoticeStore(places)
@@ -70,6 +78,7 @@ class Assembler:
         self._clock = clock
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._fresh = True
+        self._adopt_at = clock.now()
 
     def run(self, stop: threading.Event) -> None:
         """Steps until `stop` is set; waits while the database or the spool is away."""
@@ -99,7 +108,17 @@ class Assembler:
         for batch in self._tail.unread():
             self._fold(batch)
         self._verdicts.decide(self._engine, self._clock.now())
+        self._adopt()
         self._complete()
+
+    def _adopt(self) -> None:
+        """From time to time, in a cluster: a study that no listener looks after any more is looked at here as well."""
+        now = self._clock.now()
+        if self._uploads is None or now < self._adopt_at:
+            return
+        self._adopt_at = now + _ADOPT_EACH
+        with reading(self._engine) as connection:
+            self._completion.adopt(connection, now)
 
     def _wait_s(self) -> float:
         due = self._completion.next_due
@@ -109,8 +128,9 @@ class Assembler:
 
     def _load(self) -> None:
         with reading(self._engine) as connection:
+            name = spool_name(self._places.spool) if self._places.spool.exists() else ""
             rows = connection.execute(sa.select(journal_positions))
-            self._tail.positions = {row.journal: row.position for row in rows}
+            self._tail.positions = {row.journal: row.position for row in rows if is_of_spool(row.journal, name)}
             self._completion.load(connection, self._clock.now())
             if self._uploads is not None:
                 self._uploads.load(connection)
@@ -120,7 +140,8 @@ class Assembler:
 
     def _fold(self, batch: Read) -> None:
         arrivals, notices, ends = [], [], []
-        for entry, _end in batch.entries:
+        for journaled, _end in batch.entries:
+            entry = self._by_the_site_s_clock(journaled)
             match entry:
                 case None:
                     _LOG.error("damaged line", journal=batch.journal)
@@ -153,6 +174,12 @@ class Assembler:
         for arrival, reason in reasons:
             if reason:
                 _LOG.warning("quarantined", uri=arrival.entry.uri, reason=reason, peer=arrival.entry.peer)
+
+    def _by_the_site_s_clock(self, entry: Entry | None) -> Entry | None:
+        """Waits go by the database's clock, and the machine that wrote the journal may be minutes off."""
+        if entry is None or self._journal_clock is None or isinstance(entry, AssociationChanged):
+            return entry
+        return replace(entry, received_at=entry.received_at + (self._clock.now() - self._journal_clock.now()))
 
     def _look(self, entry: InstanceReceived) -> Arrival:
         """Reads the file; one that can't be read after some tries is quarantined and stops no one.

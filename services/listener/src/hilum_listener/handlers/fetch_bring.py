@@ -1,10 +1,9 @@
 """Brings named instances of one study from one archive, and sees that the index has them."""
 
 import itertools
-import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
@@ -59,7 +58,11 @@ class Bringer:
         spool: Spool,
         journal: JournalWriter,
         pause: Callable[[float], bool],
+        *,
+        journal_clock: Clock | None = None,
     ) -> None:
+        """`journal_clock`: by which the journal's times are, where that isn't `clock`."""
+        self._journal_clock = journal_clock or clock
         self._engine = engine
         self._clock = clock
         self._settings = settings
@@ -67,7 +70,7 @@ class Bringer:
         self._journal = journal
         self._pause = pause
         self._numbers = itertools.count(1)
-        self._run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._run = secrets.token_hex(8)
 
     def bring(self, claimed: Claimed, source: Source, wanted: Sequence[Held]) -> int:
         """Fetches these and returns when the index has them all; the number.
@@ -109,7 +112,7 @@ class Bringer:
         return FetchedInstances(
             self._spool,
             self._journal,
-            self._clock.now,
+            self._journal_clock.now,
             study_instance_uid=claimed.target,
             wanted=wanted,
             limit_bytes=self._settings.max_bytes,
