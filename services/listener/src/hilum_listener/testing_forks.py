@@ -27,7 +27,9 @@ INSTANCES, NOTICES = "statvfs", "notices/lock"
 def _serve(data: Path, kill_at: int, first: str) -> None:
     """Runs the scp role, and dies of SIGKILL before its step `kill_at`; 0 lets it live."""
     from hilum_listener import __main__
+    from hilum_listener.handlers import spool
 
+    spool._AHEAD = 3  # so that a round makes names more than once
     steps = 0
     armed = False
     lock = threading.Lock()

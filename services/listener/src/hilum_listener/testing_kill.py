@@ -31,7 +31,7 @@ from hilum.testing.dicom_files import write
 from hilum_listener.handlers.assemble import Assembler
 from hilum_listener.handlers.journal import InstanceReceived, read
 from hilum_listener.settings import AssembleSettings, Places
-from hilum_listener.testing import EXPLICIT, encoded_dataset
+from hilum_listener.testing import EXPLICIT, encoded_dataset, unfinished_files
 from hilum_listener.testing_forks import Forks, run_round
 from hilum_listener.testing_kill_services import prove_services
 from hilum_listener.testing_scp import associate, small_image
@@ -49,7 +49,7 @@ class Proof:
     steps_of_a_round: int = 0
     acknowledged: int = 0
     sent_again: int = 0
-    without_acknowledgement: int = 0
+    left_over: int = 0
     steps_hit: set[int] = field(default_factory=set)
 
 
@@ -125,7 +125,8 @@ def prove(data: Path, rounds: int, *, report: Callable[[str], None] = lambda _li
     assert senders.pending == []
     index.check(senders.acknowledged)
     proof.acknowledged = len(senders.acknowledged)
-    proof.without_acknowledgement = index.tidy()
+    proof.left_over = len(unfinished_files(spool / "spool"))
+    assert index.tidy() == 0, "something is left that nobody was told of"
     return proof
 
 
@@ -174,7 +175,7 @@ class _Index:
         assert refused == [], f"quarantined: {set(refused)}"
 
     def tidy(self) -> int:
-        """Removes second files; returns how many whole files are left that nobody was told of."""
+        """Removes second files and what no one was told of; returns how many files with content are left of those."""
         clock = SetClock(SystemClock().now())
         assembler = Assembler(
             self._places, AssembleSettings(quiet_time=timedelta(days=1)), self._engine, SqlPublisher(clock), clock
@@ -183,10 +184,11 @@ class _Index:
             assembler._tidier.step()
             clock.advance(timedelta(seconds=1))
             with reading(self._engine) as connection:
-                if connection.execute(sa.select(removals.c.uri)).first() is None:
-                    known = set(connection.execute(sa.select(instances.c.uri)).scalars())
-                    break
-        files = {f"spool:{path.parent.name}/{path.name}" for path in self._places.spool.glob("??/*.dcm")}
+                if any(self._places.runs.iterdir()) or connection.execute(sa.select(removals.c.uri)).first():
+                    continue
+                known = set(connection.execute(sa.select(instances.c.uri)).scalars())
+            break
+        files = {f"spool:{path.parent.name}/{path.name}" for path in self._places.spool.glob("??/*")}
         assert known <= files
         return len(files - known)
 
@@ -209,8 +211,9 @@ def main() -> int:
     print(
         f"{proof.rounds} rounds, {proof.killed} of them killed, before each of {len(proof.steps_hit)} steps; a round "
         f"without a kill has {proof.steps_of_a_round}.\n{proof.acknowledged} instances acknowledged: all there, bit "
-        f"for bit, each in the index once. {proof.sent_again} sent again; {proof.without_acknowledgement} whole files "
-        f"left that no one was told of.\nSteps, notifications and commitment requests: {services.rounds} rounds, "
+        f"for bit, each in the index once. {proof.sent_again} sent again; {proof.left_over} files "
+        f"that no one was told of, whole or half, were left and removed.\n"
+        f"Steps, notifications and commitment requests: {services.rounds} rounds, "
         f"{services.killed} killed, before each of {len(services.steps_hit)} steps; {services.answered} requests "
         f"answered, all in the index once; {services.repeated} sent again and answered as they should be. "
         f"{time.monotonic() - begin:.0f} s"
