@@ -13,8 +13,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from hilum.adapters.instances import open_instances
+from hilum.adapters.live import open_live
 from hilum.adapters.sql.clock import clock_of
 from hilum.adapters.sql.database import open_state
+from hilum.ports.live import Live
 from hilum.runtime import logs
 from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import ConfigError, load
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site = load(options.config)
         engine = open_state(options.data, site.cluster, application="hilum-console")
         store = open_instances(options.data, site.cluster)
+        live = open_live(engine, options.data, site.cluster)
     except (ConfigError, SecretMissing) as error:
         print(error, file=sys.stderr)
         return 2
@@ -56,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     port: int = bound.getsockname()[1]
     pictures = Pictures(store)
-    server = _server(create(settings, engine, pictures, clock_of(engine)))
-    threading.Thread(target=_stop_server, args=(stop, server), name="stop-watch", daemon=True).start()
+    pictures.start()
+    server = _server(create(settings, engine, pictures, clock_of(engine), live))
+    threading.Thread(target=_stop_server, args=(stop, live, server), name="stop-watch", daemon=True).start()
     port_file = settings.data / "run" / "console.port"
     _write(port_file, f"{port}\n")
     log.info("listening", address=f"http://{LOOPBACK}:{port}/", port=port)
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server.run(sockets=[bound])
     finally:
         port_file.unlink(missing_ok=True)
+        pictures.close()
         engine.dispose()
     log.info("stopped")
     return 0
@@ -116,8 +121,9 @@ def _write(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
-def _stop_server(stop: threading.Event, server: uvicorn.Server) -> None:
+def _stop_server(stop: threading.Event, live: Live, server: uvicorn.Server) -> None:
     stop.wait()
+    live.close()  # or the streams of open pages would have to be cut off
     server.should_exit = True
 
 

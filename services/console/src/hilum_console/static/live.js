@@ -1,7 +1,9 @@
-// Keeps a page current: every two seconds it asks for the page again and replaces only what changed.
+// Keeps a page current: when the server says that something changed, and after a while anyway, it asks for the page
+// again and replaces only what changed. Without a word from the server it asks every two seconds.
 // Text from the server arrives escaped and is parsed without running anything.
 
 const PERIOD_MS = 2000;
+const CALM_MS = 10000; // while the server's stream is open: waits on the page grow by the clock
 const seen = new Map(); // id of a live part -> how the server last described it
 
 function remember(root) {
@@ -45,7 +47,15 @@ async function look(patch) {
 
 export function keepLive(patch = () => {}) {
   lastGood = document.getElementById("now").textContent;
+  let timer = 0;
+  let looking = false;
+  let asked = false; // something changed while it was looking
+  let told = null; // the stream; only a visible page has one, since a browser opens few to one server
+  const calm = () => told !== null && told.readyState === EventSource.OPEN;
   const again = async () => {
+    if (looking) { asked = true; return; }
+    clearTimeout(timer);
+    looking = true;
     if (document.visibilityState === "visible") {
       try {
         await look((fresh) => { patchParts(fresh); patch(fresh); });
@@ -53,10 +63,25 @@ export function keepLive(patch = () => {}) {
       } catch {
         showLink(false);
       }
+      listen();
     }
-    setTimeout(again, PERIOD_MS);
+    looking = false;
+    const soon = asked;
+    asked = false;
+    timer = setTimeout(again, soon ? 0 : calm() ? CALM_MS : PERIOD_MS);
   };
-  setTimeout(again, PERIOD_MS);
+  const listen = () => {
+    const visible = document.visibilityState === "visible";
+    if (told !== null && (!visible || told.readyState === EventSource.CLOSED)) { told.close(); told = null; }
+    if (told !== null || !visible) return;
+    told = new EventSource("/live");
+    told.addEventListener("changed", again);
+    told.addEventListener("error", again);
+  };
+  document.addEventListener("visibilitychange", () => { listen(); if (document.visibilityState === "visible") again(); });
+  window.addEventListener("pagehide", () => { if (told !== null) told.close(); told = null; });
+  timer = setTimeout(again, PERIOD_MS);
+  listen();
 }
 
 export function typing(event) {

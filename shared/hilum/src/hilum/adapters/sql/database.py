@@ -13,7 +13,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from hilum.adapters.redis.address import redis_url
+from hilum.adapters.redis.announce import RedisAnnouncer
 from hilum.adapters.sql import postgresql, sqlite
+from hilum.adapters.sql.announce import announce_commits
 from hilum.domain.errors import Busy, Reject
 from hilum.runtime.cluster import Cluster
 
@@ -52,7 +55,9 @@ def open_state(data: Path, cluster: Cluster | None, *, application: str) -> Engi
     """
     if cluster is None:
         return open_database(database_path(data))
-    return open_database(cluster.database, password=cluster.database_password(), application=application)
+    engine = open_database(cluster.database, password=cluster.database_password(), application=application)
+    announce_commits(engine, RedisAnnouncer(redis_url(cluster)))  # pages elsewhere hear of what is committed here
+    return engine
 
 
 def is_postgresql(of: Engine | Connection) -> bool:
