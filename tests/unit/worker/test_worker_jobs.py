@@ -119,6 +119,16 @@ def test_a_request_that_comes_twice_is_one_job_and_one_result(bench: Bench, spot
     assert [row.state for row in at.rows()] == ["done"]
 
 
+def test_the_loop_is_woken_once_a_request_has_committed_and_not_before(bench: Bench, spot: ImageReference) -> None:
+    """On PostgreSQL nobody sees the job before, and a loop woken too early would sleep through it."""
+    at = desk(bench)
+    payload = InferenceRequested.from_domain(bench.request(spot)).model_dump_json()
+    with at.worker.taking() as connection:
+        at.worker.intake(connection, Received("inference.routine", 1, "key", payload, {}))
+        assert not at.worker.wake.is_set()
+    assert at.worker.wake.is_set()
+
+
 def test_whatever_becomes_of_a_request_its_trace_goes_on(bench: Bench, spot: ImageReference) -> None:
     def fail(_task: Task) -> None:
         raise Reject("no pixels")

@@ -114,9 +114,13 @@ def _in_cluster(role: str, settings: Settings, cluster: Cluster) -> int:
 def _intake(settings: Settings, engine: Engine, cluster: Cluster, wakeups: WakeUps, stop: threading.Event) -> int:
     warm_up(ENCODERS)
     clock = clock_of(engine)
-    consumer = event_log(engine, cluster, clock).consumer(GROUP, TOPICS, stop=stop)
+    events = event_log(engine, cluster, clock)
+    consumer = events.consumer(GROUP, TOPICS, stop=stop)
     desk = Desk(consumer, engine=engine, settings=settings, encoders=ENCODERS, clock=clock, log=_LOG)
-    work = {"intake": partial(take_in, desk, consumer, engine, wakeups, settings, stop=stop, log=_LOG)}
+    work = {
+        "intake": partial(take_in, desk, consumer, engine, wakeups, settings, stop=stop, log=_LOG),
+        "relay": partial(events.run_relay, stop, _LOG),
+    }
     try:
         return run_all(work, wakeups, stop=stop, log=_LOG)
     finally:

@@ -12,6 +12,7 @@ COMMANDS = {
     "ask": "Ask MedMO a question about a study.",
     "deliveries": "List what is parked or queued, and put parked deliveries back.",
     "migrate": "Bring the database to this release's schema, or to another revision.",
+    "dead-letters": "List, show and publish again messages that no service could handle.",
     "topics": "Make or change the topics of a cluster's Kafka.",
     "export": "Write a study's SR, FHIR bundle and ORU message to a folder.",
     "doctor": "Say what is set up, what is missing and what to do.",
@@ -37,7 +38,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = getattr(importlib.import_module(f"hilum_standalone.commands.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        found = getattr(importlib.import_module(f"hilum_standalone.commands.{name}"), name)
         assert isinstance(found, click.Command)
         return found
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy import Connection
 
+    from hilum.runtime.cluster import Cluster
     from hilum.runtime.config import Site
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,17 +62,24 @@ def running_config(data: Path) -> Path | None:
 
 
 @contextmanager
-def ledger_of(data: Path, *, write: bool = False) -> "Iterator[Connection]":
-    """A consistent view of the folder's database; with `write`, a transaction that may change it."""
-    if not (data / "hilum.db").exists():
+def ledger_of(data: Path, *, cluster: "Cluster | None" = None, write: bool = False) -> "Iterator[Connection]":
+    """A consistent view of the site's database; with `write`, a transaction that may change it.
+
+    It is the one of `cluster`, or without a cluster the one in the data folder.
+    """
+    if cluster is None and not (data / "hilum.db").exists():
         raise Unusable(f"{data} holds no Hilum data; start Hilum with: hilum up --data {data}")
     from sqlalchemy.exc import DBAPIError
 
-    from hilum.adapters.sql.database import database_path, has_schema, open_database, reading, transaction, trouble
+    from hilum.adapters.sql.database import database_path, has_schema, open_state, reading, transaction, trouble
     from hilum.domain.errors import Busy
+    from hilum.runtime.cluster import SecretMissing
 
-    path = database_path(data)
-    engine = open_database(path)
+    path = database_path(data) if cluster is None else "the cluster's database"
+    try:
+        engine = open_state(data, cluster, application="hilum-command")
+    except SecretMissing as error:
+        raise Unusable(str(error)) from error
     try:
         if not has_schema(engine):
             raise Unusable(f"{path} does not have this release's tables yet; start Hilum with: hilum up --data {data}")

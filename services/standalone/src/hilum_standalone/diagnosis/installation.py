@@ -83,7 +83,8 @@ def _stuck(connection: object) -> Iterator[Check]:
     if letters:
         newest = list_dead_letters(connection)[0]
         found = f"{letters}; the newest, on {newest.topic}: {newest.reason}"
-        yield red("Dead letters", found, "mend the reason; the messages are in the table dead_letters")
+        again = "mend the reason, then: hilum dead-letters replay ID (`hilum dead-letters list` has the IDs)"
+        yield red("Dead letters", found, again)
     else:
         yield ok("Dead letters", "none")
     parked = connection.execute(

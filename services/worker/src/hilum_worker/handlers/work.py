@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
+from hilum.adapters.dicom.pixels import model_frame
 from hilum.adapters.sql.database import transaction
 from hilum.contracts.messages import FindingsProduced, InferenceRequested, StudyEnded
 from hilum.contracts.topics import FINDINGS_PRODUCED, STUDY_ENDED
@@ -23,7 +24,7 @@ from hilum.ports.model import Model
 from hilum.runtime.logs import Log
 from hilum_worker.handlers import jobs
 from hilum_worker.handlers.deadline import OwnProcess, ends_within
-from hilum_worker.handlers.examine import examine
+from hilum_worker.handlers.examine import Decode, examine
 from hilum_worker.handlers.jobs import Claim, Exhausted, JobState, Superseded
 from hilum_worker.settings import Settings
 
@@ -36,7 +37,8 @@ _DIED = "the process that examined the images ended each time without an answer"
 class Worker:
     """Everything a job needs. `wake` is set when a job may have come; `stop` ends the loop.
 
-    `process` is ended for a job that hangs, and for a bug in a thread whose exceptions nobody sees.
+    `process` is ended for a job that hangs, and for a bug in a thread whose exceptions nobody sees. `decode` makes the
+    frames; at a site it does so in a process of its own.
     """
 
     settings: Settings
@@ -49,6 +51,7 @@ class Worker:
     stop: threading.Event
     wake: threading.Event
     process: OwnProcess = field(default_factory=OwnProcess)
+    decode: Decode = model_frame
 
     def intake(self, connection: Connection, received: Received) -> None:
         """Turns a request into a job row; the caller commits the offset in the same transaction.
@@ -62,6 +65,12 @@ class Worker:
             raise Reject(f"no inference request: {type(error).__name__}") from error
         for replaced in jobs.enqueue(connection, request, now=self.clock.now(), headers=carried(received.headers)):
             self._publish_superseded(connection, replaced)
+
+    @contextmanager
+    def taking(self) -> Iterator[Connection]:
+        """A transaction of the intake; once it has committed, the loop looks for jobs."""
+        with transaction(self.engine) as connection:
+            yield connection
         self.wake.set()
 
     def run(self) -> None:
@@ -125,6 +134,7 @@ class Worker:
                     self.clock,
                     claimed_at=held.claimed_at,
                     longest_side=self.settings.longest_side,
+                    decode=self.decode,
                 )
         except Reject as error:
             self._failed(held, error.reason)

@@ -5,8 +5,9 @@ from contextlib import suppress
 
 from sqlalchemy import Engine
 
+from hilum.adapters.dicom.decoding_child import DecodingChild
 from hilum.adapters.eventlog import EventLog
-from hilum.adapters.sql.database import has_schema, transaction
+from hilum.adapters.sql.database import has_schema
 from hilum.contracts.topics import INFERENCE
 from hilum.domain.errors import Busy
 from hilum.ports.clock import Clock
@@ -32,6 +33,8 @@ def serve(
 ) -> int:
     """Works until `stop` is set; the exit code, 1 when one of the loops broke."""
     log = Log("hilum.worker")
+    decoding = DecodingChild()
+    decoding.start()
     worker = Worker(
         settings=settings,
         engine=engine,
@@ -42,6 +45,7 @@ def serve(
         log=log,
         stop=stop,
         wake=threading.Event(),
+        decode=decoding.model_frame,
     )
     broken = threading.Event()
 
@@ -49,7 +53,7 @@ def serve(
         topics = [topic.name for topic in INFERENCE.values()]
         consumer = events.consumer(GROUP, topics, stop=stop)
         try:
-            consume(consumer, worker.intake, transaction=lambda: transaction(engine), stop=stop, log=log)
+            consume(consumer, worker.intake, transaction=worker.taking, stop=stop, log=log)
         except Exception as error:  # a bug: it ends the process, and the supervisor starts a new one
             log.error("intake broke", exc_info=error)
             broken.set()
@@ -77,6 +81,7 @@ def serve(
     finally:
         stop.set()
         worker.wake.set()
+        decoding.close()
         for thread in beside:
             thread.join()
     return 1 if broken.is_set() else 0

@@ -1,5 +1,6 @@
 """The consumer loop: each message is handled in one transaction together with its offset."""
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from hilum.runtime.logs import Log
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_STUDY_KEY = re.compile(r"[0-9a-f]{16}")
 
 Handler = Callable[[Any, Received], None]
 """Called with the open transaction and the message; what it writes commits together with the offset."""
@@ -83,7 +85,7 @@ def _handle(
             "dead letter",
             topic=received.topic,
             offset=received.offset,
-            study=received.key,
+            study=received.key if _STUDY_KEY.fullmatch(received.key) else "",  # a foreign key may say anything
             reason=error.reason,
             attempt=attempt,
         )

@@ -132,14 +132,16 @@ def list_quarantine(connection: Connection) -> list[QuarantineRow]:
 
 
 def list_dead_letters(connection: Connection) -> list[DeadLetterRow]:
-    """Messages that no retry can help, newest first."""
+    """Messages that no retry can help, newest first, without those that a person has published again."""
     names = [f.name for f in fields(DeadLetterRow)]
     query = sa.select(*(dead_letters.c[name] for name in names)).order_by(dead_letters.c.id.desc())
+    query = query.where(dead_letters.c.replayed_at.is_(None))
     return [DeadLetterRow(*row) for row in connection.execute(query)]
 
 
 def count_dead_letters(connection: Connection) -> int:
-    return connection.execute(sa.select(sa.func.count()).select_from(dead_letters)).scalar_one()
+    query = sa.select(sa.func.count()).select_from(dead_letters).where(dead_letters.c.replayed_at.is_(None))
+    return connection.execute(query).scalar_one()
 
 
 def count_quarantine(connection: Connection) -> int:
