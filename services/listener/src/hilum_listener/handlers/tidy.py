@@ -100,30 +100,26 @@ class Tidier:
             self._expire(now)
 
     def _unlink_some(self) -> None:
-        if not has_spool(self._places):
-            if self._nothing_to_unlink():
-                return
-            raise Busy("the spool is away")
         try:
             with reading(self._engine) as connection:
                 query = sa.select(removals.c.uri).where(self._mine()).order_by(removals.c.uri)
                 uris = list(connection.execute(query.limit(_UNLINKED_AT_ONCE)).scalars())
             if not uris:
                 return
+            if not has_spool(self._places):
+                raise Busy("the spool is away")
             self._unlink(uris)
         except OSError as error:
             raise Busy(f"a file of the spool can't be removed: {type(error).__name__}") from error
         with transaction(self._engine) as connection:
             connection.execute(sa.delete(removals).where(removals.c.uri.in_(uris)))
 
-    def _nothing_to_unlink(self) -> bool:
-        with reading(self._engine) as connection:
-            return connection.execute(sa.select(removals.c.uri).limit(1)).first() is None
-
     def _mine(self) -> sa.ColumnElement[bool]:
         """What this listener may remove: all of it on one machine; in a cluster its own spool's, and the store's."""
         if self._store is None:
             return sa.true()
+        if not has_spool(self._places):  # nothing was received here so far
+            return sa.false()
         in_a_spool = removals.c.uri.like(f"{SCHEME}%")
         return sa.or_(sa.not_(in_a_spool), removals.c.uri.like(of_spool(spool_name(self._places.spool))))
 
