@@ -1,30 +1,19 @@
 """The worker as a process: killed, stopped, started again, and asked with real checkpoints."""
 
-import shutil
+import os
+import signal
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # no stubs
 import pytest
-import sqlalchemy as sa
-from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
-from sqlalchemy import Engine
 
 from hilum.adapters.dicom.header import read_header
-from hilum.adapters.sql.database import database_path, open_database, reading, transaction
-from hilum.adapters.sql.eventlog import SqlPublisher
-from hilum.adapters.sql.schema import migrate
-from hilum.adapters.sql.tables import events, jobs
-from hilum.contracts.messages import FindingsProduced, InferenceRequested, StudyEnded
-from hilum.domain.identity import digest_of, study_key
-from hilum.domain.inference import ImageReference, InferenceRequest, Lane, Task, TaskKind
+from hilum.domain.inference import Task, TaskKind
 from hilum.domain.results import AiState
-from hilum.ports.clock import SystemClock
-from hilum.ports.events import Outgoing
 from hilum.testing.dicom_files import chest_image, write
 from hilum.testing.external import Process, wait_until
 from hilum.testing.hostile_files import data_set, file_of, nested, picture
@@ -32,31 +21,25 @@ from hilum.testing.model import DEADLY
 from hilum_medmo.testing.random_checkpoint import write_random_checkpoint
 from hilum_worker.ask import ask
 from hilum_worker.medmo import default_checkpoint
+from hilum_worker.testing_site import WorkerSite, bright_spot
 
 DRIVER = Path(__file__).with_name("worker_with_a_rule.py")
 TASKS = (Task(TaskKind.LOCATE), Task(TaskKind.REPORT), Task(TaskKind.QUESTION, "Is there a nodule?"))
 
 
-class Site:
-    """A data folder, its worker processes, and what they published."""
+class Site(WorkerSite):
+    """With a gate: while it is closed, the model that follows a rule doesn't answer."""
 
     def __init__(self, folder: Path) -> None:
-        self.data, self.gate = folder / "data", folder / "gate"
-        self.data.mkdir()
+        super().__init__(folder)
+        self.gate = folder / "gate"
         self.gate.mkdir()
-        self.logs = [folder / "worker-0.log"]
-        self.engine: Engine = open_database(database_path(self.data))
-        migrate(self.engine)
 
-    def start(self, *, attempts: int = 3, max_job_s: float = 900) -> Process:
-        return self._process([sys.executable, DRIVER, self.data, self.gate, str(attempts), str(max_job_s)])
+    def start_ruled(self, *, attempts: int = 3, max_job_s: float = 900) -> Process:
+        return self.process([sys.executable, DRIVER, self.data, self.gate, str(attempts), str(max_job_s)])
 
     def start_real(self, checkpoint: Path) -> Process:
-        return self._process([sys.executable, "-m", "hilum_worker", "--data", self.data, "--checkpoint", checkpoint])
-
-    def _process(self, command: list[str | Path]) -> Process:
-        self.logs.append(self.logs[0].with_name(f"worker-{len(self.logs)}.log"))
-        return Process(command, log=self.logs[-1])
+        return self.start("--checkpoint", checkpoint)
 
     def close_gate(self) -> None:
         (self.gate / "asked").unlink(missing_ok=True)
@@ -68,54 +51,6 @@ class Site:
     def open_gate(self) -> None:
         (self.gate / "closed").unlink()
 
-    def keep(self, file: Path) -> ImageReference:
-        """Puts a DICOM file into the store."""
-        header = read_header(file)
-        digest = digest_of(header.sop_instance_uid)
-        uri = f"spool:{digest[:2]}/{digest[:32]}-{digest[32:]}.dcm"
-        place = self.data / "spool" / uri.removeprefix("spool:")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
-        return ImageReference(
-            header.series_instance_uid, header.sop_instance_uid, header.sop_class_uid, uri, 1, header.frames,
-            header.rows, header.columns,
-        )  # fmt: skip
-
-    def ask(self, image: ImageReference, study_uid: str, *, revision: int = 1) -> None:
-        """Publishes a request, as the router does."""
-        now = datetime.now(UTC)
-        request = InferenceRequest(
-            study_uid, revision, Lane.ROUTINE, TASKS, (image,), "chest", now - timedelta(seconds=5), now
-        )
-        payload = InferenceRequested.from_domain(request).model_dump_json()
-        with transaction(self.engine) as connection:
-            message = Outgoing("inference.routine", study_key(study_uid), payload)
-            SqlPublisher(SystemClock()).publish(connection, [message])
-
-    def ask_about(self, pixels: NDArray[np.uint8], name: str, **attributes: Any) -> str:
-        file = write(self.data / f"{name}.dcm", chest_image(pixels, study=name, **attributes))
-        study_uid = read_header(file).study_instance_uid
-        self.ask(self.keep(file), study_uid)
-        return study_uid
-
-    def produced(self) -> list[FindingsProduced]:
-        return [FindingsProduced.model_validate_json(text) for text in self._payloads("findings.produced")]
-
-    def ended(self) -> list[StudyEnded]:
-        return [StudyEnded.model_validate_json(text) for text in self._payloads("study.ended")]
-
-    def finished(self, count: int) -> bool:
-        return len(self.produced()) + len(self.ended()) >= count
-
-    def attempts(self) -> list[tuple[str, int]]:
-        with reading(self.engine) as connection:
-            return [(row.state, row.attempts) for row in connection.execute(sa.select(jobs).order_by("enqueued_at"))]
-
-    def _payloads(self, topic: str) -> list[str]:
-        with reading(self.engine) as connection:
-            query = sa.select(events.c.payload).where(events.c.topic == topic).order_by(events.c.offset)
-            return list(connection.execute(query).scalars())
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -124,24 +59,18 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.engine.dispose()
 
 
-def bright_spot() -> NDArray[np.uint8]:
-    pixels = np.full((120, 100), 30, np.uint8)
-    pixels[30:60, 20:50] = 240
-    return pixels
-
-
 def test_a_worker_killed_in_the_middle_is_followed_by_one_that_gives_exactly_one_result(site: Site) -> None:
     site.close_gate()
     study_uid = site.ask_about(bright_spot(), "spot")
-    with site.start() as worker:
+    with site.start_ruled() as worker:
         site.wait_until_asked(worker)
         worker.kill()
     assert site.attempts() == [("claimed", 1)]
     site.open_gate()
-    with site.start() as worker:  # the first one's lease would hold for a minute; its process is gone, so it doesn't
+    with site.start_ruled() as worker:  # the first one's lease holds for a minute, but its process is gone
         worker.wait_until(lambda: site.finished(1), timeout_s=120)
         assert worker.stop() == 0
-    with site.start() as worker:
+    with site.start_ruled() as worker:
         worker.wait_until(lambda: "worker ready" in worker.tail(), timeout_s=120)
         assert worker.stop() == 0
     [findings] = site.produced()
@@ -157,11 +86,11 @@ def test_an_image_that_kills_its_worker_ends_failed_and_the_next_study_is_answer
     site.ask_about(np.full((16, 16), DEADLY, np.uint8), "deadly")
     codes = []
     for _ in range(2):
-        with site.start(attempts=2) as worker:
+        with site.start_ruled(attempts=2) as worker:
             codes.append(worker.popen.wait(120))
     assert codes == [-9, -9]
     site.ask_about(bright_spot(), "spot")
-    with site.start(attempts=2) as worker:
+    with site.start_ruled(attempts=2) as worker:
         worker.wait_until(lambda: site.finished(2), timeout_s=120)
     [ended] = site.ended()
     assert ended.state is AiState.FAILED
@@ -174,7 +103,7 @@ def test_a_model_that_hangs_ends_its_process_and_after_the_last_attempt_the_stud
     site.ask_about(bright_spot(), "spot")
     codes = []
     for _ in range(2):
-        with site.start(attempts=2, max_job_s=1) as worker:
+        with site.start_ruled(attempts=2, max_job_s=1) as worker:
             codes.append(worker.popen.wait(60))
     assert codes == [1, 1]
     assert "job hangs, the worker ends" in site.logs[-1].read_text()
@@ -186,15 +115,36 @@ def test_a_model_that_hangs_ends_its_process_and_after_the_last_attempt_the_stud
 def test_a_decoder_that_hangs_with_the_interpreters_lock_ends_its_process_too(site: Site) -> None:
     (site.gate / "stuck").touch()
     site.ask_about(bright_spot(), "spot", PatientName="Sekret^Name")
-    with site.start(attempts=1, max_job_s=1) as worker:
+    with site.start_ruled(attempts=1, max_job_s=1) as worker:
         assert worker.popen.wait(60) == 1
     assert "wait_at_the_gate" in site.logs[-1].read_text()
     assert "ekret" not in site.logs[-1].read_text()
-    with site.start(attempts=1) as worker:
+    with site.start_ruled(attempts=1) as worker:
         worker.wait_until(lambda: site.finished(1), timeout_s=120)
     [ended] = site.ended()
     assert ended.state is AiState.FAILED
     assert ended.reason.startswith("given up after 1 attempts: the process that examined the images ended")
+
+
+def test_an_image_that_kills_its_decoder_ends_its_study_and_the_worker_answers_the_next(site: Site) -> None:
+    file = write(site.data / "deadly.dcm", chest_image(bright_spot(), study="deadly"))
+    image, study_uid = site.keep(file), read_header(file).study_instance_uid
+    stored = site.data / "spool" / image.uri.removeprefix("spool:")
+    stored.unlink()
+    os.mkfifo(stored)  # the decoder waits in it until it is killed
+    site.ask(image, study_uid)
+    with site.start_ruled(attempts=1) as worker:
+        worker.wait_until(lambda: "job claimed" in site.logs[-1].read_text(), timeout_s=60)
+        (decoder,) = psutil.Process(worker.pid).children()
+        decoder.send_signal(signal.SIGSEGV)
+        worker.wait_until(lambda: site.finished(1), timeout_s=60)
+        site.ask_about(bright_spot(), "good")
+        worker.wait_until(lambda: site.finished(2), timeout_s=60)
+        assert worker.popen.poll() is None
+    [ended] = site.ended()
+    assert (ended.study_instance_uid, ended.state) == (study_uid, AiState.FAILED)
+    assert ended.reason == "given up after 1 attempts: the image's decoder ended without an answer (SIGSEGV)"
+    assert len(site.produced()) == 1
 
 
 def test_hostile_files_end_their_studies_with_a_reason_and_the_next_is_answered(site: Site) -> None:
@@ -214,7 +164,7 @@ def test_hostile_files_end_their_studies_with_a_reason_and_the_next_is_answered(
         site.ask(image, study_uid)
         expected[study_uid] = reason
     site.ask_about(bright_spot(), "good")
-    with site.start() as worker:
+    with site.start_ruled() as worker:
         worker.wait_until(lambda: site.finished(len(hostile) + 1), timeout_s=120)
         assert worker.popen.poll() is None
     assert {ended.state for ended in site.ended()} == {AiState.FAILED}
@@ -226,12 +176,12 @@ def test_hostile_files_end_their_studies_with_a_reason_and_the_next_is_answered(
 def test_sigterm_hands_the_job_back_and_the_next_worker_answers_it(site: Site) -> None:
     site.close_gate()
     site.ask_about(bright_spot(), "spot")
-    with site.start() as worker:
+    with site.start_ruled() as worker:
         site.wait_until_asked(worker)
         assert worker.stop() == 0
     assert site.attempts() == [("queued", 0)]
     site.open_gate()
-    with site.start() as worker:
+    with site.start_ruled() as worker:
         worker.wait_until(lambda: site.finished(1), timeout_s=120)
     assert site.attempts() == [("done", 1)]
 
@@ -239,7 +189,7 @@ def test_sigterm_hands_the_job_back_and_the_next_worker_answers_it(site: Site) -
 def test_logs_of_a_study_carry_no_patient_identity(site: Site) -> None:
     site.ask_about(bright_spot(), "good", PatientName="Sekret^Name", PatientID="SEKRET-1")
     site.ask_about(bright_spot(), "bad", PatientName="Sekret^Name", Rows=4000, Columns=4000)
-    with site.start() as worker:
+    with site.start_ruled() as worker:
         worker.wait_until(lambda: site.finished(2), timeout_s=120)
     [ended] = site.ended()
     assert ended.reason == "the file holds fewer pixels than its header says"

@@ -104,15 +104,22 @@ class Replica:
         call = self._stub.ModelStreamInfer(iter((request_message(asked),)), timeout=limit_s)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(call, arrived), name="model-server", daemon=True).start()
-        taken = False
         try:
-            while True:
-                said = _said(self._next(arrived, taken, should_stop), taken, asked)
-                if said.status.ends:
-                    return _answered(said, asked)
-                taken = True
-        finally:
+            said = self._wait(arrived, asked, should_stop)
+        except BaseException:
+            # Never after an answer: the server ends the stream itself then, and Triton 2.51 keeps its model from being
+            # unloaded for good when both do so at once.
             call.cancel()
+            raise
+        return _answered(said, asked)
+
+    def _wait(self, arrived: queue.SimpleQueue[Any], asked: Asked, should_stop: Callable[[], bool]) -> Said:
+        taken = False
+        while True:
+            said = _said(self._next(arrived, taken, should_stop), taken, asked)
+            if said.status.ends:
+                return said
+            taken = True
 
     def _next(self, arrived: queue.SimpleQueue[Any], taken: bool, should_stop: Callable[[], bool]) -> Any:
         """The next message, an exception, or None at the stream's end."""

@@ -104,17 +104,22 @@ class Queue:
         return True
 
     def _answer(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
-                if self._closing.is_set():
-                    return
-                _, _, ticket = heapq.heappop(self._waiting)
-            if not ticket.ended:
-                ticket.status = Status.RUNNING
-                ticket.send(self._generate(ticket))
-            with self._changed:
-                self._open.discard(ticket)
+        while self._answer_one():
+            pass
+
+    def _answer_one(self) -> bool:
+        """False when the queue closes. Keeps nothing of a request that has ended: Triton waits for what is held."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            if self._closing.is_set():
+                return False
+            _, _, ticket = heapq.heappop(self._waiting)
+        if not ticket.ended:
+            ticket.status = Status.RUNNING
+            ticket.send(self._generate(ticket))
+        with self._changed:
+            self._open.discard(ticket)
+        return True
 
     def _generate(self, ticket: _Ticket) -> Said:
         identity = self._medmo.identity
@@ -135,10 +140,13 @@ class Queue:
 
     def _beat(self) -> None:
         while not self._closing.wait(self._beat_s):
-            with self._changed:
-                tickets = list(self._open)
-            for ticket in tickets:
-                self._look_at(ticket)
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        with self._changed:
+            tickets = list(self._open)
+        for ticket in tickets:
+            self._look_at(ticket)
 
     def _look_at(self, ticket: _Ticket) -> None:
         ticket.cancelled = ticket.cancelled or (not ticket.ended and ticket.stream.is_cancelled())
