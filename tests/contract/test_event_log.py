@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from hilum.adapters.sql import ledger
 from hilum.adapters.sql.database import transaction
@@ -176,6 +177,15 @@ def test_a_bug_ends_the_loop_and_commits_nothing(side: Side) -> None:
     with pytest.raises(ZeroDivisionError):
         run(side, [ZeroDivisionError()])
     assert payloads(side.read(side.consumer())) == ["1"]
+
+
+def test_if_the_dead_letter_can_not_be_written_the_loop_ends_and_the_message_stays(side: Side) -> None:
+    publish(side, "bad", "last")
+    with transaction(side.engine) as connection:
+        connection.exec_driver_sql("DROP TABLE dead_letters")
+    with pytest.raises(DBAPIError):
+        run(side, [Reject("no box"), None])
+    assert payloads(side.read(side.consumer(), 2)) == ["bad", "last"]
 
 
 def letter(side: Side, payload: str, reason: str = "no box", headers: dict[str, str] | None = None) -> None:

@@ -29,7 +29,7 @@ from hilum.testing.clock import SetClock
 from hilum.testing.event_logs import KafkaSide
 from hilum.testing.external import wait_until
 from hilum.testing.kafka import Kafka
-from hilum.testing.postgresql import Database
+from hilum.testing.postgresql import Database, postgresql
 
 CLOCK = SetClock(datetime(2026, 11, 24, 12, tzinfo=UTC))
 HANDLED = sa.Table(
@@ -155,6 +155,23 @@ def test_a_broker_that_is_killed_and_comes_back_costs_time_and_nothing_else(
         kafka_alone.kill()
         kafka_alone.start()
         wait_until(lambda: all_once_and_in_order(side.engine, count), timeout_s=60, what="every message")
+
+
+def test_a_database_that_is_killed_and_comes_back_costs_time_and_nothing_else(kafka_broker: Kafka) -> None:
+    count = 300
+    with postgresql() as server:
+        engine = server.database().open(pool_size=20)
+        side = KafkaSide(engine, kafka_broker.bootstrap, CLOCK)
+        prepare(side)
+        publish(side, range(count))
+        with running(relaying(side), member(side, "one", pause_s=0.01), relaying(side)):
+            wait_until(lambda: len(handled(engine)) > 20, what="the first messages")
+            server.kill()
+            time.sleep(1)
+            server.start()
+            wait_until(lambda: all_once_and_in_order(engine, count), timeout_s=60, what="every message")
+        side.close()
+        engine.dispose()
 
 
 def test_members_that_come_and_go_share_the_work_and_handle_each_message_once(kafka_side: KafkaSide) -> None:
