@@ -141,7 +141,7 @@ def test_a_listener_whose_clock_is_minutes_off_waits_as_long_as_the_others(
     engine, clock = postgresql_database.open(), SetClock(START)
     own = SetClock(START + timedelta(minutes=minutes))
     member = Member(tmp_path / "a", tmp_path / "shared", engine, clock, own)
-    member.journal.append = _at(member.journal.append, own)  # type: ignore[method-assign]
+    member.journal.append = _at(member.journal.append, own)  # type: ignore[method-assign, assignment]
     member.image()
     member.work()
     member.work(after=QUIET - timedelta(seconds=1))
@@ -167,7 +167,8 @@ def _at(append: object, clock: SetClock) -> object:
 
 def test_the_name_of_a_spool_stays_and_no_other_has_it(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
-    first.mkdir(), second.mkdir()
+    first.mkdir()
+    second.mkdir()
     assert spool_name(first) == spool_name(first)
     assert spool_name(first) != spool_name(second)
     (second / "name").write_text("../x")

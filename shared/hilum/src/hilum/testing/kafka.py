@@ -23,10 +23,14 @@ _JAVA = (
 class Kafka:
     """A broker that can be stopped, killed, paused (`process.popen`) and started again on the same port and folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Formats the storage under `folder`, which exists and is empty."""
+    def __init__(self, folder: Path, *, advertised: int | None = None) -> None:
+        """Formats the storage under `folder`, which exists and is empty.
+
+        `advertised`: the port that it tells clients to use, where a proxy stands in between.
+        """
         self.folder = folder
         self.port = free_port()
+        self.advertised = advertised or self.port
         self._java = need("java", install="default-jre-headless")
         self._jars = _jars()
         self._process: Process | None = None
@@ -41,7 +45,7 @@ class Kafka:
     @property
     def bootstrap(self) -> tuple[str, ...]:
         """As `[cluster] kafka` in `hilum.toml`."""
-        return (f"127.0.0.1:{self.port}",)
+        return (f"127.0.0.1:{self.advertised}",)
 
     @property
     def process(self) -> Process:
@@ -77,7 +81,7 @@ class Kafka:
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.advertised}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": self.folder / "data",
