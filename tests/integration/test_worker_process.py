@@ -1,13 +1,10 @@
 """The worker as a process: killed, stopped, started again, and asked with real checkpoints."""
 
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]  # no stubs
 import pytest
 from pydicom.data import get_testdata_file
 
@@ -124,27 +121,6 @@ def test_a_decoder_that_hangs_with_the_interpreters_lock_ends_its_process_too(si
     [ended] = site.ended()
     assert ended.state is AiState.FAILED
     assert ended.reason.startswith("given up after 1 attempts: the process that examined the images ended")
-
-
-def test_an_image_that_kills_its_decoder_ends_its_study_and_the_worker_answers_the_next(site: Site) -> None:
-    file = write(site.data / "deadly.dcm", chest_image(bright_spot(), study="deadly"))
-    image, study_uid = site.keep(file), read_header(file).study_instance_uid
-    stored = site.data / "spool" / image.uri.removeprefix("spool:")
-    stored.unlink()
-    os.mkfifo(stored)  # the decoder waits in it until it is killed
-    site.ask(image, study_uid)
-    with site.start_ruled(attempts=1) as worker:
-        worker.wait_until(lambda: "job claimed" in site.logs[-1].read_text(), timeout_s=60)
-        (decoder,) = psutil.Process(worker.pid).children()
-        decoder.send_signal(signal.SIGSEGV)
-        worker.wait_until(lambda: site.finished(1), timeout_s=60)
-        site.ask_about(bright_spot(), "good")
-        worker.wait_until(lambda: site.finished(2), timeout_s=60)
-        assert worker.popen.poll() is None
-    [ended] = site.ended()
-    assert (ended.study_instance_uid, ended.state) == (study_uid, AiState.FAILED)
-    assert ended.reason == "given up after 1 attempts: the image's decoder ended without an answer (SIGSEGV)"
-    assert len(site.produced()) == 1
 
 
 def test_hostile_files_end_their_studies_with_a_reason_and_the_next_is_answered(site: Site) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hilum.adapters.dicom.decoding_child import DecodingChild
 from hilum.domain.errors import Reject, Retry
 from hilum.testing.dicom_files import chest_image, write
 from hilum_console.pictures import Pictures
@@ -37,6 +38,21 @@ def test_decoders_that_hang_cost_the_others_a_wait_and_not_their_threads(tmp_pat
     for thread in hanging:
         thread.join(20)
     assert pictures.png("good", 1, longest_side=7).startswith(b"\x89PNG")
+    pictures.close()
+
+
+def test_a_decoder_that_hangs_is_replaced_and_the_image_shows_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "good", chest_image(np.zeros((8, 8), np.uint16)))
+    os.mkfifo(tmp_path / "stuck")
+    decoder = DecodingChild(patience_s=0.3)
+    pictures = Pictures(OneFolder(tmp_path), decoders=[decoder])
+    pictures.start()
+    with pytest.raises(Retry, match="could not be decoded within"):
+        pictures.png("stuck", 1, longest_side=8)
+    decoder._patience_s = 60.0
+    assert pictures.png("good", 1, longest_side=8).startswith(b"\x89PNG")
+    pictures.close()
+    assert decoder.pid == 0
 
 
 def _until_all_decoders_hang(pictures: Pictures) -> None:

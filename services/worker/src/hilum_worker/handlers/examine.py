@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Protocol
 
 from hilum.adapters.dicom.pixels import SquareFrame, model_frame
 from hilum.domain.errors import HilumError, Reject, Retry
@@ -15,6 +17,12 @@ from hilum.ports.clock import Clock
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import GridFinding, Model
 from hilum_worker.handlers.mentions import present
+
+
+class Decode(Protocol):
+    """As `hilum.adapters.dicom.pixels.model_frame`, which raises no `Retry`; one that decodes elsewhere may."""
+
+    def __call__(self, path: Path, frame: int, *, longest_side: int) -> SquareFrame: ...
 
 
 @dataclass
@@ -37,6 +45,7 @@ def examine(
     *,
     claimed_at: datetime,
     longest_side: int = 1024,
+    decode: Decode = model_frame,
 ) -> Findings:
     """Asks the model every task about every image, one image at a time, and checks what it says.
 
@@ -51,7 +60,10 @@ def examine(
     for number, image in enumerate(request.images, start=1):
         place = f"image {number} of {len(request.images)}" if len(request.images) > 1 else ""
         try:
-            _ask_about(image, place, request, model, store, said, longest_side)
+            start = time.perf_counter()
+            frame = show(image, store, longest_side=longest_side, decode=decode)
+            said.decode_s += time.perf_counter() - start
+            _ask_about(image, frame, place, request, model, said)
         except (Reject, Retry) as error:
             if place:
                 raise type(error)(f"{place}: {error.reason}") from error
@@ -83,16 +95,18 @@ def _findings(request: InferenceRequest, model: Model, said: _Said, clock: Clock
     )
 
 
-def show(image: ImageReference, store: InstanceStore, *, longest_side: int = 1024) -> SquareFrame:
+def show(
+    image: ImageReference, store: InstanceStore, *, longest_side: int = 1024, decode: Decode = model_frame
+) -> SquareFrame:
     """The frame that the reference names, as the model sees it.
 
     Raises:
         Reject: it can't be decoded, or isn't the image that the request speaks of.
-        Retry: the file can't be read now.
+        Retry: the file can't be read now, or its decoder died.
     """
     path = store.path(image.uri)
     try:
-        frame = model_frame(path, image.frame, longest_side=longest_side)
+        frame = decode(path, image.frame, longest_side=longest_side)
     except OSError as error:
         raise Retry(f"the image's file can't be read: {type(error).__name__}") from error
     if (frame.rows, frame.columns) != (image.rows, image.columns):
@@ -102,17 +116,8 @@ def show(image: ImageReference, store: InstanceStore, *, longest_side: int = 102
 
 
 def _ask_about(
-    image: ImageReference,
-    place: str,
-    request: InferenceRequest,
-    model: Model,
-    store: InstanceStore,
-    said: _Said,
-    longest_side: int,
+    image: ImageReference, frame: SquareFrame, place: str, request: InferenceRequest, model: Model, said: _Said
 ) -> None:
-    start = time.perf_counter()
-    frame = show(image, store, longest_side=longest_side)
-    said.decode_s += time.perf_counter() - start
     for task in request.tasks:
         answer = model.answer(task, frame.pixels, lane=request.lane)
         said.model_s += answer.seconds

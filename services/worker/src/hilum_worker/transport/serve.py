@@ -9,7 +9,7 @@ from hilum.adapters.dicom.decoding_child import DecodingChild
 from hilum.adapters.eventlog import EventLog
 from hilum.adapters.sql.database import has_schema
 from hilum.contracts.topics import INFERENCE
-from hilum.domain.errors import Busy
+from hilum.domain.errors import Busy, Retry
 from hilum.ports.clock import Clock
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
@@ -34,7 +34,8 @@ def serve(
     """Works until `stop` is set; the exit code, 1 when one of the loops broke."""
     log = Log("hilum.worker")
     decoding = DecodingChild()
-    decoding.start()
+    with suppress(Retry):  # the first job will say what is wrong
+        decoding.warm()
     worker = Worker(
         settings=settings,
         engine=engine,
