@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from hilum.adapters.dicom.decoding_child import DecodingChild
+from hilum.adapters.folder import FolderInstances
 from hilum.domain.errors import Reject, Retry
 from hilum.testing.dicom_files import chest_image, write
 from hilum_console.pictures import Pictures
 
 
-class OneFolder:
+class OneFolder(FolderInstances):
     """A store whose URIs are file names; `stuck` is a pipe that nobody writes to, so opening it hangs."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.folder = folder
 
     def path(self, uri: str) -> Path:
