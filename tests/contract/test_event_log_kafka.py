@@ -1,5 +1,6 @@
 """What only the cluster's event log can meet: a broker that dies, rebalances, two relays, duplicates, foreign bytes."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +173,19 @@ def test_a_database_that_is_killed_and_comes_back_costs_time_and_nothing_else(ka
             wait_until(lambda: all_once_and_in_order(engine, count), timeout_s=60, what="every message")
         side.close()
         engine.dispose()
+
+
+def test_a_broker_that_stands_still_for_longer_than_every_timeout_costs_time_and_nothing_else(
+    own_side: KafkaSide, kafka_alone: Kafka
+) -> None:
+    side, count = own_side, 200
+    prepare(side)
+    with running(relaying(side), member(side, "one"), lambda _stop: publish(side, range(count))):
+        wait_until(lambda: len(handled(side.engine)) > 20, what="the first messages")
+        kafka_alone.process.popen.send_signal(signal.SIGSTOP)
+        time.sleep(13)  # a request may take ten seconds, a member's session six
+        kafka_alone.process.popen.send_signal(signal.SIGCONT)
+        wait_until(lambda: all_once_and_in_order(side.engine, count), timeout_s=60, what="every message")
 
 
 def test_members_that_come_and_go_share_the_work_and_handle_each_message_once(kafka_side: KafkaSide) -> None:
@@ -402,7 +416,7 @@ def test_a_topic_that_is_missing_is_said_and_waited_for(kafka_side: KafkaSide) -
     with transaction(side.engine) as connection:
         side.publisher.publish(connection, [Outgoing("new", "key", "1")])
     relay = side.relay()
-    with pytest.raises(Busy, match="Kafka has no topic new; make it with: hilum topics"):
+    with pytest.raises(Busy, match="Kafka names no partition of new; is the topic there"):
         relay.forward()
     side.make_topics("new")
     assert relay.forward() == 1

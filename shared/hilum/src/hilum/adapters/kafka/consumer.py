@@ -73,11 +73,11 @@ class LogConsumer:
             Busy: Kafka or the database is away, or a topic doesn't exist.
         """
         deadline = time.monotonic() + timeout_s
-        if self._handed:
-            self._align(self._handed)
-            self._handed = set()
-            self._expected.clear()
         with trouble_is_busy():
+            if self._handed:
+                self._align(self._handed)
+                self._handed = set()
+                self._expected.clear()
             while not self._stop.is_set():
                 wait_s = max(0.0, min(_SLICE_S, deadline - time.monotonic()))
                 records = self._client().poll(timeout_ms=int(wait_s * 1000), max_records=limit)

@@ -26,7 +26,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
 )
 from sqlalchemy import Connection, Engine
 
-from hilum.adapters.kafka.servers import Servers, trouble_is_busy
+from hilum.adapters.kafka.servers import Servers
 from hilum.adapters.sql import outbox
 from hilum.adapters.sql.database import passing_trouble_is_busy, reading, transaction
 from hilum.adapters.sql.dead_letters import keep
@@ -90,11 +90,13 @@ class Relay:
         here = {row.id for row in rows}
         self._sent = {id_: future for id_, future in self._sent.items() if id_ in here}
         try:
-            with trouble_is_busy():
-                for row in rows:
-                    if row.id not in self._sent:
-                        self._sent[row.id] = self._send(row)
-                self._wait([self._sent[row.id] for row in rows], session)
+            for row in rows:
+                if row.id not in self._sent:
+                    self._sent[row.id] = self._send(row)
+            self._wait([self._sent[row.id] for row in rows], session)
+        except KafkaError as error:  # the producer may never recover from it
+            self.close()
+            raise Busy(f"Kafka is away: {type(error).__name__}") from error
         finally:
             self._settle(rows)
         return len(rows)
@@ -106,9 +108,9 @@ class Relay:
         self._sent.clear()
 
     def _send(self, row: Waiting) -> Any:
-        message = row.message
+        message, producer = row.message, self._open()
         try:
-            return self._open().send(
+            return producer.send(
                 self._servers.topic(message.topic),
                 key=message.key.encode(),
                 value=message.payload.encode("utf-8", "surrogatepass"),
@@ -116,7 +118,8 @@ class Relay:
             )
         except KafkaTimeoutError as error:  # it found no partition in time
             self._servers.check()
-            raise Busy(f"Kafka has no topic {message.topic}; make it with: hilum topics") from error
+            reason = f"Kafka names no partition of {message.topic}; is the topic there? hilum topics makes it"
+            raise Busy(reason) from error
         except _HOPELESS as error:
             return _Failed(error)
 
