@@ -35,6 +35,7 @@ from hilum.domain.results import DeliveryState
 from hilum.ports.clock import Clock
 from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
+from hilum_listener.handlers.closing import Closer
 from hilum_listener.handlers.journal import is_growing, sync_folder
 from hilum_listener.handlers.leftovers import Leftovers
 from hilum_listener.handlers.notice_retention import forget_notices
@@ -82,6 +83,7 @@ class Tidier:
         self._looked_until: datetime | None = None
         self._notices = NoticeStore(places)
         self._leftovers = Leftovers(places, engine, settings.retention.journal_days)
+        self._closer = Closer(engine, clock.now())
         self._part = 0
 
     def step(self) -> None:
@@ -98,6 +100,7 @@ class Tidier:
         if now >= self._expire_at:
             self._expire_at = now + _EXPIRE_EACH
             self._expire(now)
+        self._closer.step(now)
 
     def _unlink_some(self) -> None:
         try:

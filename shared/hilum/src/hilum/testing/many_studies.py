@@ -70,6 +70,7 @@ def _study(number: int, uid: str, start: datetime) -> list[tuple[sa.Table, dict[
                 "last_received_at": start,
                 "completed_at": start,
                 "reason": "no image for 5 s",
+                "closed": True,
             },
         ),
         (

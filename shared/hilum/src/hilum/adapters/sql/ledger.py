@@ -87,7 +87,9 @@ def count_studies(connection: Connection) -> int:
 
 def count_parked(connection: Connection) -> int:
     """How many studies have a delivery that waits for a person."""
-    parked = sa.select(deliveries.c.study_instance_uid).where(deliveries.c.state == DeliveryState.PARKED.value)
+    # spelled out, since a bound value would not match the condition of the index
+    of_index: sa.ColumnElement[str] = sa.literal_column(f"'{DeliveryState.PARKED.value}'")
+    parked = sa.select(deliveries.c.study_instance_uid).where(deliveries.c.state == of_index)
     return connection.execute(sa.select(sa.func.count()).select_from(parked.distinct().subquery())).scalar_one()
 
 

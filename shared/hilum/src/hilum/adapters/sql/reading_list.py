@@ -3,7 +3,8 @@
 A study stands there until its newest revision has ended and some time has passed; then it is found among all studies
 (`hilum.adapters.sql.ledger.list_studies`). One that has not ended stays, however old it is.
 
-The cost grows with the list and hardly with the number of studies: who has no end comes from two primary keys alone.
+The cost grows with the list and not with the number of studies: who has no end is found among the revisions that the
+assembler has not marked as closed, which are those of the last seconds and those that really have none.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def _listed(ended_since: datetime) -> sa.CompoundSelect[Any]:
     )
     return sa.union(
         sa.select(studies.c.study_instance_uid).where(studies.c.receiving),
-        sa.select(revisions.c.study_instance_uid).where(~has_end),
+        sa.select(revisions.c.study_instance_uid).where(revisions.c.closed == sa.false(), ~has_end),
         sa.select(outcomes.c.study_instance_uid).where(outcomes.c.ended_at >= ended_since),
     )
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -101,6 +102,14 @@ revisions = Table(
     Column("last_received_at", Instant, nullable=False),
     Column("completed_at", Instant, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("closed", Boolean, nullable=False, server_default=false()),  # its outcome was seen; may lag
+    Index(
+        "ix_revisions_open",
+        "study_instance_uid",
+        "revision",
+        sqlite_where=text("closed = 0"),
+        postgresql_where=text("NOT closed"),
+    ),
     comment="listener/assemble",
 )
 
@@ -287,6 +296,7 @@ outcomes = Table(
     Column("reason", Text, nullable=False),
     Column("result_key", String(64)),
     Column("ended_at", Instant, nullable=False),
+    Index("ix_outcomes_ended", "ended_at"),
     comment="results: the one visible end state of each revision",
 )
 
@@ -337,6 +347,12 @@ deliveries = Table(
     Column("accepted_at", Instant),
     UniqueConstraint("result_key", "destination", "format"),
     Index("ix_deliveries_due", "destination", "state", "due_at"),
+    Index(
+        "ix_deliveries_parked",
+        "study_instance_uid",
+        sqlite_where=text("state = 'parked'"),
+        postgresql_where=text("state = 'parked'"),
+    ),
     comment="results",
 )
 
