@@ -69,6 +69,20 @@ def test_a_request_comes_out_as_it_went_in(
     assert all((one == other).all() for one, other in zip(back.request.images, images, strict=True))
 
 
+def test_a_grey_image_is_sent_once_and_a_coloured_one_whole() -> None:
+    grey = np.repeat(np.arange(20, dtype=np.uint8).reshape(4, 5, 1), 3, axis=2)
+    for images, size in (((grey,), 20), ((IMAGE,), 60), ((grey, IMAGE), 80)):
+        tensors = encode_request(Asked(Task.LOCATE, Request(images, "find")))
+        assert tensors["IMAGES"].shape == (size,)
+        back = decode_request(tensors).request.images
+        assert all((one == other).all() for one, other in zip(back, images, strict=True))
+    almost = grey.copy()
+    almost[3, 4, 2] += 1
+    assert (
+        decode_request(encode_request(Asked(Task.LOCATE, Request((almost,), "find")))).request.images[0] == almost
+    ).all()
+
+
 def test_an_answer_comes_out_as_it_went_in_to_the_last_bit_of_its_probabilities() -> None:
     generation = replace(FOUND, timings=Timings(0.1, 0.2, 0.3, 0.15))
     said = answered(Task.LOCATE, generation, WAITING_IDENTITY, queue_s=0.05)
@@ -139,8 +153,9 @@ def test_an_answer_that_is_nonsense_is_refused(what: str) -> None:
         {"DEADLINE_S": np.array([0.0])},
         {"IMAGES": np.zeros(7, np.uint8)},
         {"IMAGES": np.zeros((4, 5, 3), np.uint8)},
-        {"IMAGE_SIZES": np.array([[-4, -5]], np.int32)},
-        {"IMAGE_SIZES": np.array([[4, 5], [0, 9]], np.int32)},
+        {"IMAGE_SIZES": np.array([[-4, -5, 3]], np.int32)},
+        {"IMAGE_SIZES": np.array([[4, 5, 3], [0, 9, 1]], np.int32)},
+        {"IMAGE_SIZES": np.array([[6, 5, 2]], np.int32)},
         {"MAX_NEW_TOKENS": np.zeros(0, np.int32)},
     ],
 )

@@ -84,6 +84,17 @@ class ModelServer:
             self._process.stop()
             self._process = None
 
+    def resident_mb(self) -> int:
+        """Memory of the server and its model's process, pages that both use counted once (PSS)."""
+        pids = [
+            path.name for path in Path("/proc").iterdir() if path.name.isdigit() and _group(path) == self.process.pid
+        ]
+        kilobytes = 0
+        for pid in pids:
+            text = Path("/proc", pid, "smaps_rollup").read_text()
+            kilobytes += int(re.search(r"^Pss:\s+(\d+) kB", text, re.M)[1])  # type: ignore[index]  # always there
+        return kilobytes // 1024
+
     def __enter__(self) -> Self:
         return self.start() if self._process is None else self
 
@@ -133,6 +144,14 @@ def waiting_server(
 
 WAITING_DIGEST = hashlib.sha256(b"waiting").hexdigest()
 """`[model] digest` for it."""
+
+
+def _group(process: Path) -> int:
+    """The process group, field 5 of its stat; 0 for one that is gone."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2])
+    except OSError:
+        return 0
 
 
 def _made(folder: Path) -> Path:

@@ -24,7 +24,7 @@ INPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "PROMPT": ("BYTES", (1,)),
     "SYSTEM": ("BYTES", (1,)),
     "IMAGES": ("UINT8", (-1,)),
-    "IMAGE_SIZES": ("INT32", (-1, 2)),
+    "IMAGE_SIZES": ("INT32", (-1, 3)),
     "MAX_NEW_TOKENS": ("INT32", (1,)),
     "PRIORITY": ("BYTES", (1,)),
     "DEADLINE_S": ("FP64", (1,)),
@@ -69,8 +69,11 @@ def encode_request(asked: Asked) -> dict[str, NDArray[Any]]:
     if asked.digest:
         tensors["DIGEST"] = _texts(asked.digest)
     if request.images:
-        tensors["IMAGES"] = np.concatenate([np.ascontiguousarray(image).reshape(-1) for image in request.images])
-        tensors["IMAGE_SIZES"] = np.array([image.shape[:2] for image in request.images], np.int32)
+        sent = [_without_repetition(image) for image in request.images]
+        tensors["IMAGES"] = (
+            np.concatenate([image.reshape(-1) for image in sent]) if len(sent) > 1 else sent[0].reshape(-1)
+        )
+        tensors["IMAGE_SIZES"] = np.array([image.shape for image in sent], np.int32)
     return tensors
 
 
@@ -213,19 +216,27 @@ def _description(text: str) -> ModelIdentity:
         raise ContractError("DESCRIPTION can't be read") from error
 
 
+def _without_repetition(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(rows, columns, 1) of a grey image, whose three channels are equal, else the image; contiguous."""
+    grey = (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all()
+    return np.ascontiguousarray(image[..., :1] if grey else image)
+
+
 def _images(tensors: Tensors) -> tuple[NDArray[np.uint8], ...]:
     if "IMAGE_SIZES" not in tensors:
         return ()
-    sizes = [(rows, columns) for rows, columns in _rows(tensors, "IMAGE_SIZES")]
+    sizes = [(rows, columns, channels) for rows, columns, channels in _rows(tensors, "IMAGE_SIZES")]
     flat = _array(tensors, "IMAGES")
-    if any(rows < 1 or columns < 1 for rows, columns in sizes):
-        raise ContractError("IMAGE_SIZES holds an empty image")
-    if sum(rows * columns * 3 for rows, columns in sizes) != flat.size:
+    if any(rows < 1 or columns < 1 or channels not in (1, 3) for rows, columns, channels in sizes):
+        raise ContractError("IMAGE_SIZES holds an empty image, or one that is neither grey nor RGB")
+    if sum(rows * columns * channels for rows, columns, channels in sizes) != flat.size:
         raise ContractError("IMAGES is not as long as IMAGE_SIZES says")
     images, at = [], 0
-    for rows, columns in sizes:
-        images.append(flat[at : at + rows * columns * 3].reshape(rows, columns, 3).copy())
-        at += rows * columns * 3
+    for rows, columns, channels in sizes:
+        size = rows * columns * channels
+        pixels = flat[at : at + size].reshape(rows, columns, channels).copy()
+        images.append(np.broadcast_to(pixels, (rows, columns, 3)))
+        at += size
     return tuple(images)
 
 
