@@ -44,8 +44,12 @@ def _checks(data: Path, config: Path | None) -> "Iterator[Check]":
     yield from machine()
     site = read_site(config or running_config(data))
     from hilum_standalone.diagnosis.installation import installation
+    from hilum_standalone.diagnosis.model_servers import model_servers
     from hilum_standalone.plan import checkpoint_of
 
-    yield from model(checkpoint_of(site))
+    if site.model.servers:
+        yield from model_servers(site.model, checkpoint_of(site))
+    else:
+        yield from model(checkpoint_of(site))
     yield disk(data, min_free_mb=site.listener.min_free_mb)
     yield from installation(data, site)
