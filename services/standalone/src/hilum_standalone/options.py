@@ -61,6 +61,11 @@ def running_config(data: Path) -> Path | None:
     return path if path.exists() else None
 
 
+def cluster_of(data: Path, config: Path | None) -> "Cluster | None":
+    """Where this site's database is, by the configuration given or by the one that the folder last ran with."""
+    return read_site(config or running_config(data)).cluster
+
+
 @contextmanager
 def ledger_of(data: Path, *, cluster: "Cluster | None" = None, write: bool = False) -> "Iterator[Connection]":
     """A consistent view of the site's database; with `write`, a transaction that may change it.

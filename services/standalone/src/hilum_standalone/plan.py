@@ -116,6 +116,8 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         (values["listener"].get("tls", {}), ("certificate", "key", "client_ca")),
     ]
     tables += [(peer, ("certificate",)) for peer in values["peers"]]
+    secrets = ("database_password_file", "redis_password_file", "s3_access_key_file", "s3_secret_key_file")
+    tables.append((values.get("cluster", {}), secrets))
     return ((table, key) for table, keys in tables for key in keys if key in table)
 
 
@@ -169,7 +171,7 @@ def programs(plan: Plan) -> list[Program]:
         ),
         *([Program("fetch", ("-m", "hilum_listener", "fetch", *common), says("fetch"))] if plan.site.retrieves else []),
         Program("worker", ("-m", "hilum_worker", *common), says("worker")),
-        Program("results", ("-m", "hilum_results", *common), says("results")),
+        *_results_programs(plan, common, says),
         Program(
             "console",
             ("-m", "hilum_console", *common, "--port", str(plan.http_port)),
@@ -187,6 +189,17 @@ def programs(plan: Plan) -> list[Program]:
             )
         )
     return found
+
+
+def _results_programs(
+    plan: Plan, common: tuple[str, ...], says: Callable[..., Callable[[int], bool]]
+) -> Iterator[Program]:
+    """One process on one machine; in a cluster each role has its own, since they scale apart."""
+    if plan.site.cluster is None:
+        yield Program("results", ("-m", "hilum_results", *common), says("results"))
+        return
+    for role in ("intake", "sweep", "deliver"):
+        yield Program(f"results-{role}", ("-m", "hilum_results", role, *common), says(f"results-{role}"))
 
 
 def _stow_programs(

@@ -8,13 +8,14 @@ from sqlalchemy import Engine
 
 import hilum_medmo
 from hilum.adapters.instances import open_instances
-from hilum.adapters.sql.database import database_path, open_database, reading
+from hilum.adapters.sql.database import open_state, reading
 from hilum.adapters.sql.tables import jobs
 from hilum.contracts.messages import InferenceRequested
 from hilum.domain.errors import Reject, Retry
 from hilum.domain.inference import ImageReference, ModelIdentity, Task, TaskKind
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
+from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum_worker import medmo
 from hilum_worker.handlers.examine import show
 
@@ -31,10 +32,19 @@ class Asked:
     seconds: float
 
 
-def ask(data: Path, study_instance_uid: str, question: str, *, checkpoint: Path | None = None, image: int = 1) -> Asked:
+def ask(
+    data: Path,
+    study_instance_uid: str,
+    question: str,
+    *,
+    cluster: Cluster | None = None,
+    checkpoint: Path | None = None,
+    image: int = 1,
+) -> Asked:
     """Asks MedMO about image number `image` (from 1) of those that the rules chose in the study's newest revision.
 
     Args:
+        cluster: whose database and instances are asked; without it those of the data folder.
         checkpoint: the model's folder; MedMO-Nano without it.
 
     Raises:
@@ -42,7 +52,11 @@ def ask(data: Path, study_instance_uid: str, question: str, *, checkpoint: Path 
         Retry: the image's file isn't there.
         Busy: the database is away.
     """
-    engine = open_database(database_path(data))
+    try:
+        store = open_instances(data, cluster)
+        engine = open_state(data, cluster, application="hilum-ask")
+    except SecretMissing as error:
+        raise Reject(str(error)) from error
     try:
         images = chosen_images(engine, study_instance_uid)
     finally:
@@ -51,7 +65,7 @@ def ask(data: Path, study_instance_uid: str, question: str, *, checkpoint: Path 
         model = medmo.load(checkpoint or medmo.default_checkpoint(), threads=None, should_stop=lambda: False)
     except hilum_medmo.CheckpointError as error:
         raise Reject(f"no usable model: {error}") from error
-    return ask_about(images, question, model, open_instances(data, None), image=image)
+    return ask_about(images, question, model, store, image=image)
 
 
 def chosen_images(engine: Engine, study_instance_uid: str) -> tuple[ImageReference, ...]:

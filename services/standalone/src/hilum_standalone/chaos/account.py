@@ -141,7 +141,7 @@ def _kept(folder: Path) -> Counter[str]:
     """How many different contents a receiver has under each identity; the same bytes again are no second effect."""
     lines = (folder / "receipts.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = {(receipt["identity"], receipt["sha256"]) for receipt in map(json.loads, lines)}
-    return Counter(identity for identity, _digest in pairs)
+    return Counter(identity.removeprefix("urn:uuid:") for identity, _digest in pairs)
 
 
 def _one_report_each(found: Cluster) -> Iterator[str]:

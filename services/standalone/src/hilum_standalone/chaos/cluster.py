@@ -1,12 +1,14 @@
 """The servers and the services of one cluster on this machine, each of them a unit that can be killed."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import run
+from subprocess import TimeoutExpired, run
 
 import httpx
 
@@ -19,7 +21,7 @@ from hilum_standalone.chaos.cuts import Cuts
 from hilum_standalone.chaos.units import Unit
 
 _READY_S = 180.0
-_INHERITED = "HILUM_"
+_STOP_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +132,18 @@ class Cluster:
         self.service(name, module, *roles, "--data", str(folder), children=children)
 
     def stop(self) -> dict[str, int]:
-        """SIGTERM to every service at once; the exit code of each."""
+        """SIGTERM to every service at once, then SIGKILL to what is left; the exit code of each."""
         for process in self.processes.values():
             if process.popen.poll() is None:
                 process.popen.terminate()
-        return {name: process.stop(timeout_s=20) for name, process in self.processes.items()}
+        deadline = time.monotonic() + _STOP_S
+        for process in self.processes.values():
+            with suppress(TimeoutExpired):
+                process.popen.wait(max(0.1, deadline - time.monotonic()))
+            if process.popen.poll() is None:
+                process.popen.kill()
+            process.stop()
+        return {name: process.popen.returncode for name, process in self.processes.items()}
 
 
 @contextmanager
@@ -216,15 +225,11 @@ def _receivers(found: Cluster, ports: list[str]) -> None:
 
 def _topics(found: Cluster) -> None:
     command = [sys.executable, "-m", "hilum_standalone", "topics", "--config", str(found.config)]
-    done = run(command, capture_output=True, text=True, check=False, timeout=120, env=_environment(found))
+    done = run(
+        command, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **found.environment}
+    )
     if done.returncode != 0:
         raise AssertionError(f"the topics could not be made:\n{done.stderr[-2000:]}")
-
-
-def _environment(found: Cluster) -> dict[str, str]:
-    import os
-
-    return {**os.environ, **found.environment}
 
 
 def _services(found: Cluster) -> None:

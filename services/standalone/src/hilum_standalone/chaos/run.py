@@ -71,7 +71,7 @@ def chaos(folder: Path, plan: Plan, *, say: Callable[[str], None]) -> Report:
             started = time.monotonic()
             sending = threading.Thread(target=traffic.run, args=(studies,), kwargs={"senders": plan.senders})
             sending.start()
-            killer.run(plan.faults, going_on=sending.is_alive)
+            killer.run(plan.faults, going_on=lambda: plan.faults > 0 and sending.is_alive())
             took_s = time.monotonic() - started
             sending.join()
             last = time.monotonic()

@@ -19,14 +19,15 @@ def ask(study_uid: str, question: str, image: int, data: Path, config: Path | No
     """Ask MedMO a QUESTION about a study, for example 'Is there a pneumothorax?'. The answer is stored nowhere."""
     import json
 
-    with ledger_of(data) as connection:
-        state = known_study(connection, study_uid).row
     site = read_site(config or running_config(data))
+    with ledger_of(data, cluster=site.cluster) as connection:
+        state = known_study(connection, study_uid).row
     from hilum.domain.errors import HilumError
     from hilum_worker.ask import ask as ask_model
 
     try:
-        asked = ask_model(data, study_uid, question, checkpoint=site.model.checkpoint, image=image)
+        checkpoint = site.model.checkpoint
+        asked = ask_model(data, study_uid, question, cluster=site.cluster, checkpoint=checkpoint, image=image)
     except HilumError as error:
         raise click.ClickException(f"{error.reason}; the study is {state.state}: {state.reason}") from error
     if as_json:

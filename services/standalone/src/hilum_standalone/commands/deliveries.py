@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hilum_standalone.options import (
+    cluster_of,
     config_option,
     data_option,
     json_option,
@@ -52,7 +53,7 @@ def deliveries(data: Path, config: Path | None, as_json: bool, ids: tuple[str, .
     if named is None and not everything:
         from hilum.adapters.sql.ledger_deliveries import list_open_deliveries
 
-        with ledger_of(data) as connection:
+        with ledger_of(data, cluster=cluster_of(data, config)) as connection:
             rows = list_open_deliveries(connection)
         if as_json:
             click.echo(json.dumps([row.to_json() for row in rows], indent=2, ensure_ascii=False))
@@ -62,7 +63,7 @@ def deliveries(data: Path, config: Path | None, as_json: bool, ids: tuple[str, .
             click.echo("No delivery is parked or queued.")
         return
     served = _served(config, data)
-    with ledger_of(data, write=True) as connection:
+    with ledger_of(data, cluster=cluster_of(data, config), write=True) as connection:
         done = _put_back(connection, named, served)
         missing = _missing(connection, named or [], done)
     if as_json:
@@ -96,11 +97,10 @@ def _served(config: Path | None, data: Path) -> "dict[str, Format]":
 
 
 def _put_back(connection: "Connection", named: list[int] | None, served: "dict[str, Format]") -> "list[PutBack]":
-    from datetime import UTC, datetime
-
+    from hilum.adapters.sql.clock import clock_of
     from hilum_results.handlers.parked import put_all_back, put_back
 
-    now = datetime.now(UTC)
+    now = clock_of(connection.engine).now()
     return put_all_back(connection, served, now=now) if named is None else put_back(connection, named, served, now=now)
 
 

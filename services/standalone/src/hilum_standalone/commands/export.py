@@ -5,16 +5,17 @@ from pathlib import Path
 import click
 
 from hilum_standalone.commands.show import known_study
-from hilum_standalone.options import Unusable, data_option, ledger_of
+from hilum_standalone.options import Unusable, cluster_of, config_option, data_option, ledger_of
 
 
 @click.command()
 @click.argument("study_uid")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder to write to.")
 @data_option
-def export(study_uid: str, out: Path, data: Path) -> None:
+@config_option
+def export(study_uid: str, out: Path, data: Path, config: Path | None) -> None:
     """Write the newest result of a study to a folder: sr.dcm, bundle.json and oru.hl7, the bytes that are delivered."""
-    with ledger_of(data) as connection:
+    with ledger_of(data, cluster=cluster_of(data, config)) as connection:
         from hilum.adapters.sql.ledger import encoding
         from hilum.domain.results import Format
 

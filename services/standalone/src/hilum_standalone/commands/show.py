@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hilum_standalone.options import data_option, json_option, ledger_of, terminal
+from hilum_standalone.options import cluster_of, config_option, data_option, json_option, ledger_of, terminal
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study_uid")
 @data_option
+@config_option
 @json_option
-def show(study_uid: str, data: Path, as_json: bool) -> None:
+def show(study_uid: str, data: Path, config: Path | None, as_json: bool) -> None:
     """Show one study: its state and reason, findings with pixel boxes, the ledger and the deliveries."""
     import json
 
-    with ledger_of(data) as connection:
+    with ledger_of(data, cluster=cluster_of(data, config)) as connection:
         detail = known_study(connection, study_uid)
     if as_json:
         click.echo(json.dumps(detail.to_json(), indent=2, ensure_ascii=False))

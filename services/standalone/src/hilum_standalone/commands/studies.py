@@ -39,8 +39,9 @@ def studies(everything: bool, page: int, data: Path, config: Path | None, as_jso
     """
     import json
 
-    worklist = read_site(config or running_config(data)).worklist
-    with ledger_of(data) as connection:
+    site = read_site(config or running_config(data))
+    worklist = site.worklist
+    with ledger_of(data, cluster=site.cluster) as connection:
         placed, listed, known = _page(connection, worklist, everything, page)
     if as_json:
         click.echo(json.dumps([_as_json(row, place) for row, place in placed], indent=2, ensure_ascii=False))
@@ -59,13 +60,12 @@ def _page(
     connection: "Connection", worklist: "Worklist", everything: bool, page: int
 ) -> "tuple[list[tuple[StudyRow, Place | None]], int, int]":
     """The rows of one page with their places, how many studies are on the reading list, and how many there are."""
-    from datetime import UTC, datetime
-
+    from hilum.adapters.sql.clock import clock_of
     from hilum.adapters.sql.ledger import count_studies, list_studies, study_rows
     from hilum.adapters.sql.reading_list import reading_list
     from hilum.domain.worklist import reading_order
 
-    now, start = datetime.now(UTC), (page - 1) * PAGE_ROWS
+    now, start = clock_of(connection.engine).now(), (page - 1) * PAGE_ROWS
     standings = reading_list(connection, ended_since=now - worklist.keep_ended)
     places = reading_order([standing.entry for standing in standings], worklist.to_domain(), now=now)
     place_of = {place.entry.study_instance_uid: place for place in places}

@@ -10,6 +10,7 @@ from hilum_standalone.options import Unusable, config_option, data_option, read_
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hilum.runtime.cluster import Cluster
     from hilum_standalone.plan import Plan
     from hilum_standalone.supervisor import Supervisor
 
@@ -37,6 +38,9 @@ def up(
 ) -> None:
     """Start everything on this machine and stay up until Ctrl-C or SIGTERM.
 
+    With [cluster] in the configuration the services work on its servers, and others may beside them; the spool and the
+    logs stay in --data.
+
     DICOM comes in on --dicom-port, the page is on 127.0.0.1:--http-port, and everything that must survive is in
     --data. A service that ends is started again; its log is in DATA/logs.
 
@@ -50,30 +54,58 @@ def up(
     from hilum_standalone.plan import make_plan
 
     site = read_site(config)
+    if demo and site.cluster is not None:
+        raise Unusable("--demo is for one machine; the configuration has [cluster]")
     data = create(data)
     with locked(data) as lock:
         base = config.absolute().parent if config else Path.cwd()
         plan = make_plan(
             data, site, base=base, dicom_port=dicom_port, http_port=http_port, stow_port=stow_port, demo=demo
         )
-        migrate_to_head(data)
+        migrate_to_head(data, plan.site.cluster)
+        if plan.site.cluster is not None:
+            make_topics(plan.site.cluster)
         code = _run(plan, lock, exit_when_done)
     raise click.exceptions.Exit(code)
 
 
-def migrate_to_head(data: Path) -> None:
-    from sqlalchemy.exc import DatabaseError
-
-    from hilum.adapters.sql.database import database_path, open_database
-    from hilum.adapters.sql.schema import CannotMigrate, migrate
+def make_topics(cluster: "Cluster") -> None:
+    """What is missing; `hilum topics` says more."""
+    from hilum.adapters.kafka.servers import Servers
+    from hilum.adapters.kafka.topics import TopicAdmin
+    from hilum.contracts.topics import TOPICS
     from hilum.domain.errors import Busy
 
-    engine = open_database(database_path(data))
+    try:
+        admin = TopicAdmin(Servers.of(cluster))
+        try:
+            for step in admin.plan(TOPICS):
+                if step.is_change:
+                    admin.apply(step)
+        finally:
+            admin.close()
+    except Busy as error:
+        raise Unusable(error.reason) from error
+
+
+def migrate_to_head(data: Path, cluster: "Cluster | None" = None) -> None:
+    from sqlalchemy.exc import DatabaseError
+
+    from hilum.adapters.sql.database import database_path, open_state
+    from hilum.adapters.sql.schema import CannotMigrate, migrate
+    from hilum.domain.errors import Busy
+    from hilum.runtime.cluster import SecretMissing
+
+    place = database_path(data) if cluster is None else "the cluster's database"
+    try:
+        engine = open_state(data, cluster, application="hilum-migrate")
+    except SecretMissing as error:
+        raise Unusable(str(error)) from error
     try:
         migrate(engine)
     except (Busy, CannotMigrate, DatabaseError) as error:
         reason = str(error).splitlines()[0]
-        raise Unusable(f"{database_path(data)} can't be brought up to date: {reason}") from error
+        raise Unusable(f"{place} can't be brought up to date: {reason}") from error
     finally:
         engine.dispose()
 

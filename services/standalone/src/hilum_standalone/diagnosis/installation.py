@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum.runtime.config import AnyDestination, DicomArchive, DicomDestination, DicomwebArchive, FhirDestination, Site
 from hilum_standalone.diagnosis.check import Check, note, ok, red
 from hilum_standalone.folder import is_alive, is_running, processes
@@ -19,7 +20,7 @@ def installation(data: Path, site: Site) -> Iterator[Check]:
         yield ok("Data folder", str(data.absolute()))
     else:
         yield red("Data folder", f"{data} can't be written to", f"chown or chmod {data}")
-    yield from _database(data, start)
+    yield from _database(data, site.cluster, start)
     running = is_running(data)
     yield from _processes(data, site, running, start)
     yield from _destinations(site, running)
@@ -33,22 +34,26 @@ def installation(data: Path, site: Site) -> Iterator[Check]:
             yield ok(what, f"answers; {fetched}")
 
 
-def _database(data: Path, start: str) -> Iterator[Check]:
+def _database(data: Path, cluster: Cluster | None, start: str) -> Iterator[Check]:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
     from sqlalchemy.exc import DBAPIError
 
-    from hilum.adapters.sql.database import database_path, open_database, reading, revision_in, trouble
+    from hilum.adapters.sql.database import database_path, open_state, reading, revision_in, trouble
     from hilum.adapters.sql.schema import MIGRATIONS
     from hilum.domain.errors import Busy
 
-    if not database_path(data).exists():
+    if cluster is None and not database_path(data).exists():
         yield note("Database", "not made yet", start)
         return
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     head = ScriptDirectory.from_config(config).get_current_head()
-    engine = open_database(database_path(data))
+    try:
+        engine = open_state(data, cluster, application="hilum-doctor")
+    except SecretMissing as error:
+        yield red("Database", str(error), "give the password in its file or in the environment")
+        return
     try:
         with reading(engine) as connection:
             version = revision_in(connection)
@@ -62,8 +67,12 @@ def _database(data: Path, start: str) -> Iterator[Check]:
                 return
             yield from _stuck(connection)
     except Busy as error:
-        yield red("Database", error.reason, "look at its file and at what holds it open")
+        look = "look at its file and at what holds it open" if cluster is None else "look at the cluster's PostgreSQL"
+        yield red("Database", error.reason, look)
     except DBAPIError as error:
+        if cluster is not None:
+            yield red("Database", f"is not of this release ({trouble(error)})", "hilum migrate")
+            return
         broken = f"{database_path(data)} is broken or not of this release ({trouble(error)})"
         yield red("Database", broken, f"stop Hilum, keep a copy of {data}, then bring back a backup of the file")
     finally:
