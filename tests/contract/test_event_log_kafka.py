@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import trustme
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Engine
 
 from hilum.adapters.kafka.consumer import LogConsumer
 from hilum.adapters.kafka.relay import Relay
 from hilum.adapters.kafka.servers import Servers
+from hilum.adapters.kafka.topics import TopicAdmin
 from hilum.adapters.sql import outbox
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.dead_letters import letters
@@ -24,12 +28,13 @@ from hilum.contracts.messages import StudyEnded
 from hilum.contracts.topics import MAX_MESSAGE_BYTES
 from hilum.domain.errors import Busy, Reject, Retry
 from hilum.ports.events import Outgoing, Received
+from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum.runtime.consume import consume
 from hilum.runtime.logs import Log
 from hilum.testing.clock import SetClock
 from hilum.testing.event_logs import KafkaSide
 from hilum.testing.external import wait_until
-from hilum.testing.kafka import Kafka
+from hilum.testing.kafka import Kafka, Secured
 from hilum.testing.postgresql import Database, postgresql
 
 CLOCK = SetClock(datetime(2026, 11, 24, 12, tzinfo=UTC))
@@ -443,6 +448,51 @@ def test_a_broker_that_is_away_is_said_by_those_who_publish_and_those_who_read(
     wait_until(lambda: relay_works(relay), what="the relay's way")
     assert [received.payload for received in side.read(reader)] == ["1"]
     relay.close()
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[tuple[Kafka, Cluster]]:
+    """A broker with a port for TLS and SCRAM, and the configuration that meets it, but for the password."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "server.pem").write_bytes(pkcs8 + b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "kafka").mkdir()
+    broker = Kafka(tmp_path / "kafka", secured=Secured(tmp_path / "server.pem", "hilum", "geheim"))
+    broker.start()
+    cluster = Cluster(
+        database="postgresql://hilum@127.0.0.1/hilum",
+        kafka=(f"127.0.0.1:{broker.secured_port}",),
+        kafka_prefix="ward.",
+        kafka_ca_file=tmp_path / "ca.pem",
+        kafka_user="hilum",
+        redis="redis://127.0.0.1",
+        instances="/mnt",
+    )
+    yield broker, cluster
+    broker.stop()
+
+
+def test_kafka_is_met_over_tls_with_a_password(
+    secured: tuple[Kafka, Cluster], monkeypatch: pytest.MonkeyPatch, postgresql_database: Database
+) -> None:
+    cluster = secured[1]
+    with pytest.raises(SecretMissing, match="kafka_user needs a password"):
+        Servers.of(cluster)
+    monkeypatch.setenv("HILUM_KAFKA_PASSWORD", "wrong")
+    with pytest.raises(Busy, match="Kafka is away"):
+        TopicAdmin(Servers.of(cluster))
+    monkeypatch.setenv("HILUM_KAFKA_PASSWORD", "geheim")
+    servers = Servers.of(cluster)
+    assert "geheim" not in repr(servers)
+    engine = postgresql_database.open(pool_size=20)
+    side = KafkaSide(engine, (), CLOCK, servers=servers)
+    side.publish(Outgoing("a", "key", "1"))
+    assert [received.payload for received in side.read(side.consumer())] == ["1"]
+    side.close()
+    engine.dispose()
 
 
 def relay_works(relay: Relay) -> bool:

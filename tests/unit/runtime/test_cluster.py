@@ -98,3 +98,31 @@ def test_s3_takes_both_keys_or_none() -> None:
     assert [key.get_secret_value() for key in keys] == ["a", "b"]
     with pytest.raises(SecretMissing, match="HILUM_S3_SECRET_KEY"):
         found.s3_keys({"HILUM_S3_ACCESS_KEY": "a"})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"kafka_key_file": "'/k.pem'"}, "kafka_certificate_file and kafka_key_file are given together"),
+        (
+            {"kafka_key_file": "'/k.pem'", "kafka_certificate_file": "'/c.pem'"},
+            "kafka_certificate_file needs kafka_tls = true or a kafka_ca_file",
+        ),
+        ({"kafka_user": "'hilum'", "kafka_sasl": "'PLAIN'"}, "sends the password as it is: use kafka_tls"),
+        ({"kafka_sasl": "'GSSAPI'"}, "cluster.kafka_sasl"),
+        ({"kafka_prefix": "'a b'"}, "cluster.kafka_prefix"),
+    ],
+)
+def test_options_of_kafka_that_do_not_fit_are_refused(options: dict[str, str | None], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        parse(text(**options))
+
+
+def test_the_password_for_kafka_is_in_a_file_or_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("geheim\n")
+    from_file = cluster(kafka_user="'hilum'", kafka_password_file=f"'{tmp_path}/password'").kafka_password({})
+    assert from_file is not None
+    assert from_file.get_secret_value() == "geheim"
+    assert cluster().kafka_password({"HILUM_KAFKA_PASSWORD": "geheim"}) is None
+    with pytest.raises(SecretMissing, match="kafka_user needs a password"):
+        cluster(kafka_user="'hilum'").kafka_password({})

@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         site = load(given.config)
         engine = open_state(given.data, site.cluster, application="hilum-worker")
         store = open_instances(given.data, site.cluster)
+        clock = clock_of(engine)
+        events = event_log(engine, site.cluster, clock)
     except (ConfigError, SecretMissing) as error:
         print(error, file=sys.stderr)
         return 2
@@ -54,13 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if model is None:
         return 0
-    clock = clock_of(engine)
     wait_for_schema(engine, stop)
     if stop.is_set():
         return 0
     announce_ready(settings.data, given.name)
     try:
-        events = event_log(engine, site.cluster, clock)
         return serve(settings, engine, model, store, clock, stop, events=events)
     finally:
         engine.dispose()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hilum_standalone.options import (
+    Unusable,
     config_option,
     data_option,
     json_option,
@@ -104,9 +105,13 @@ def _replay(connection: Any, numbers: Sequence[int], cluster: "Cluster | None") 
     from hilum.adapters.eventlog import event_log
     from hilum.adapters.sql.clock import clock_of
     from hilum.adapters.sql.dead_letters import letters, replay
+    from hilum.runtime.cluster import SecretMissing
 
     clock = clock_of(connection.engine)
-    publisher = event_log(connection.engine, cluster, clock).publisher
+    try:
+        publisher = event_log(connection.engine, cluster, clock).publisher
+    except SecretMissing as error:
+        raise Unusable(str(error)) from error
     found = {letter.id: letter for letter in letters(connection, ids=numbers, open_only=not numbers)}
     done, lines = set[int](), [f"{number}: no such dead letter" for number in numbers if number not in found]
     for letter in sorted(found.values(), key=lambda letter: letter.id):  # in the order in which they came

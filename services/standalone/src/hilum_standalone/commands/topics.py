@@ -48,6 +48,7 @@ def _apply(cluster: Any, *, dry_run: bool, replicas: int | None) -> "list[Step]"
     from hilum.adapters.kafka.topics import TopicAdmin
     from hilum.contracts.topics import TOPICS
     from hilum.domain.errors import Busy
+    from hilum.runtime.cluster import SecretMissing
 
     try:
         admin = TopicAdmin(Servers.of(cluster))
@@ -60,6 +61,8 @@ def _apply(cluster: Any, *, dry_run: bool, replicas: int | None) -> "list[Step]"
             admin.close()
     except Busy as error:
         raise Unusable(error.reason) from error
+    except SecretMissing as error:
+        raise Unusable(str(error)) from error
     return steps
 
 

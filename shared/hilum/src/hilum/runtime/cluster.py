@@ -25,7 +25,10 @@ class Cluster(BaseModel):
 
     Attributes:
         database: `postgresql+psycopg://user@host:5432/name`, with libpq's parameters (sslmode, sslrootcert) as query.
-        kafka: the bootstrap servers, each `host:port`.
+        kafka: the bootstrap servers, each `host:port`. Over TLS with `kafka_tls`, or with a `kafka_ca_file` (PEM)
+            beside the machine's authorities; `kafka_certificate_file` and `kafka_key_file` are Hilum's own. With a
+            `kafka_user` by SASL; its password is in `kafka_password_file` or HILUM_KAFKA_PASSWORD.
+        kafka_prefix: stands before every topic and consumer group, where others use the same Kafka.
         redis: `redis://` or `rediss://` (TLS).
         instances: an absolute folder that every service mounts at the same place, or `s3://bucket/prefix`.
         s3_endpoint: of a server that is not Amazon's.
@@ -37,6 +40,14 @@ class Cluster(BaseModel):
     database: str
     database_password_file: Path | None = None
     kafka: Annotated[tuple[HostPort, ...], Field(min_length=1)]
+    kafka_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,60}$")] = ""
+    kafka_tls: bool = False
+    kafka_ca_file: Path | None = None
+    kafka_certificate_file: Path | None = None
+    kafka_key_file: Path | None = None
+    kafka_user: Annotated[str, Field(min_length=1)] | None = None
+    kafka_sasl: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
+    kafka_password_file: Path | None = None
     redis: str
     redis_password_file: Path | None = None
     instances: str
@@ -78,6 +89,20 @@ class Cluster(BaseModel):
             raise ValueError("s3_endpoint and s3_region need instances = 's3://…'")
         return self
 
+    @model_validator(mode="after")
+    def _kafka_options_fit(self) -> Self:
+        if (self.kafka_certificate_file is None) != (self.kafka_key_file is None):
+            raise ValueError("kafka_certificate_file and kafka_key_file are given together or not at all")
+        if self.kafka_certificate_file is not None and not self.kafka_over_tls:
+            raise ValueError("kafka_certificate_file needs kafka_tls = true or a kafka_ca_file")
+        if self.kafka_user is not None and self.kafka_sasl == "PLAIN" and not self.kafka_over_tls:
+            raise ValueError("kafka_sasl = 'PLAIN' sends the password as it is: use kafka_tls or a kafka_ca_file")
+        return self
+
+    @property
+    def kafka_over_tls(self) -> bool:
+        return self.kafka_tls or self.kafka_ca_file is not None
+
     @property
     def instances_kind(self) -> Literal["folder", "s3"]:
         return "s3" if self.instances.startswith("s3://") else "folder"
@@ -85,6 +110,19 @@ class Cluster(BaseModel):
     def database_password(self, environment: Mapping[str, str] = os.environ) -> SecretStr | None:
         """Raises: SecretMissing: the file can't be read. None: the server asks for none (peer, certificate)."""
         return _secret(self.database_password_file, environment, "HILUM_DATABASE_PASSWORD")
+
+    def kafka_password(self, environment: Mapping[str, str] = os.environ) -> SecretStr | None:
+        """As `database_password`; None when no `kafka_user` is given.
+
+        Raises:
+            SecretMissing: the file can't be read, or a user is given and no password.
+        """
+        if self.kafka_user is None:
+            return None
+        found = _secret(self.kafka_password_file, environment, "HILUM_KAFKA_PASSWORD")
+        if found is None:
+            raise SecretMissing("kafka_user needs a password: kafka_password_file or HILUM_KAFKA_PASSWORD")
+        return found
 
     def redis_password(self, environment: Mapping[str, str] = os.environ) -> SecretStr | None:
         """As `database_password`."""

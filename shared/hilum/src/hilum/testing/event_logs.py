@@ -91,9 +91,11 @@ class KafkaSide(Side):
     takes_s = _ARRIVES_S
     nothing_s = _NOTHING_S
 
-    def __init__(self, engine: Engine, bootstrap: tuple[str, ...], clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, bootstrap: tuple[str, ...], clock: Clock, *, servers: Servers | None = None
+    ) -> None:
         super().__init__(engine, clock)
-        self.servers = Servers(bootstrap, prefix=f"{uuid4().hex[:8]}.")
+        self.servers = servers or Servers(bootstrap, prefix=f"{uuid4().hex[:8]}.")
         self.make_topics(*_FREE_TOPICS, *(topic.name for topic in TOPICS))
         self._relay = self.relay()
 

@@ -9,6 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hilum.testing.external import Process, answers, free_port, missing, need
@@ -20,16 +21,28 @@ _JAVA = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """How the second port is met. `key_and_certificate`: one PEM file, the key in PKCS #8."""
+
+    key_and_certificate: Path
+    user: str
+    password: str
+
+
 class Kafka:
     """A broker that can be stopped, killed, paused (`process.popen`) and started again on the same port and folder."""
 
-    def __init__(self, folder: Path, *, advertised: int | None = None) -> None:
+    def __init__(self, folder: Path, *, advertised: int | None = None, secured: Secured | None = None) -> None:
         """Formats the storage under `folder`, which exists and is empty.
 
-        `advertised`: the port that it tells clients to use, where a proxy stands in between.
+        `advertised`: the port that it tells clients to use, where a proxy stands in between. `secured`: it has a second
+        port, for clients over TLS with a password.
         """
         self.folder = folder
         self.port = free_port()
+        self.secured_port = free_port()
+        self._secured = secured
         self.advertised = advertised or self.port
         self._java = need("java", install="default-jre-headless")
         self._jars = _jars()
@@ -38,6 +51,8 @@ class Kafka:
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = self._command("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings))
+        if secured is not None:
+            command += ["--add-scram", f"SCRAM-SHA-512=[name={secured.user},password={secured.password}]"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise AssertionError(f"Kafka's storage could not be formatted:\n{done.stderr[-2000:]}")
@@ -75,6 +90,24 @@ class Kafka:
         return ["setpriv", "--pdeathsig", "KILL", "--", self._java, *_JAVA, "-cp", self._jars, main, *arguments]
 
     def _properties(self) -> dict[str, object]:
+        plain = self._plain_properties()
+        if self._secured is None:
+            return plain
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        here = f",SASL_SSL://127.0.0.1:{self.secured_port}"
+        return {
+            **plain,
+            "listeners": f"{plain['listeners']}{here}",
+            "advertised.listeners": f"{plain['advertised.listeners']}{here}",
+            "listener.security.protocol.map": f"{plain['listener.security.protocol.map']},SASL_SSL:SASL_SSL",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": module,
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": self._secured.key_and_certificate,
+        }
+
+    def _plain_properties(self) -> dict[str, object]:
         controller = free_port()
         return {
             "process.roles": "broker,controller",

@@ -1,29 +1,39 @@
 """Where Kafka is, and what every client of it is told."""
 
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from hilum.domain.errors import Busy
-from hilum.runtime.cluster import Cluster
+from hilum.runtime.cluster import Cluster, SecretMissing
 
 _CONNECT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The bootstrap servers, each `host:port`; `prefix` stands before every topic and group of this installation."""
+    """The bootstrap servers, each `host:port`; `prefix` stands before every topic and group of this installation.
+
+    `security` are kafka-python's options for TLS and SASL, with the password in them: never to be shown.
+    """
 
     bootstrap: tuple[str, ...]
     prefix: str = ""
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, cluster: Cluster) -> "Servers":
-        return cls(cluster.kafka)
+        """Those of the configuration.
+
+        Raises:
+            SecretMissing: a certificate, key or password can't be read.
+        """
+        return cls(cluster.kafka, cluster.kafka_prefix, _security(cluster))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -34,6 +44,7 @@ class Servers:
             "request_timeout_ms": 10_000,
             "reconnect_backoff_max_ms": 1_000,  # a broker that comes back is met within a second
             "metadata_max_age_ms": 30_000,
+            **self.security,
         }
 
     def topic(self, name: str) -> str:
@@ -62,6 +73,32 @@ class Servers:
                 continue
             return
         raise Busy(f"Kafka is away: nothing answers at {', '.join(self.bootstrap)}")
+
+
+def _security(cluster: Cluster) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if cluster.kafka_over_tls:
+        options["ssl_context"] = _tls(cluster)
+    password = cluster.kafka_password()
+    if password is not None:
+        options["sasl_mechanism"] = cluster.kafka_sasl
+        options["sasl_plain_username"] = cluster.kafka_user
+        options["sasl_plain_password"] = password.get_secret_value()
+    secured = ("SASL_" if password is not None else "") + ("SSL" if cluster.kafka_over_tls else "PLAINTEXT")
+    return {**options, "security_protocol": secured} if options else {}
+
+
+def _tls(cluster: Cluster) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if cluster.kafka_ca_file is not None:
+            context.load_verify_locations(cluster.kafka_ca_file)
+        if cluster.kafka_certificate_file is not None:
+            context.load_cert_chain(cluster.kafka_certificate_file, cluster.kafka_key_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise SecretMissing(f"Kafka's certificates can't be used: {type(error).__name__}") from error
+    return context
 
 
 @contextmanager
