@@ -120,3 +120,12 @@ def test_under_one_version_a_field_keeps_its_meaning_and_new_ones_may_be_missing
 
 def test_messages_are_values() -> None:
     assert Message.model_config["frozen"] is True
+
+
+@pytest.mark.parametrize("name", ["study.ready", "inference.requested"])
+def test_a_message_without_earlier_studies_as_0_2_wrote_it_is_read_as_one_with_none(name: str) -> None:
+    before = {key: value for key, value in example(name).items() if key != "priors"}
+    message = CLASSES[name].model_validate(before)
+    assert isinstance(message, StudyReady | InferenceRequested)
+    assert message.priors == ()
+    assert message.to_domain().priors == ()

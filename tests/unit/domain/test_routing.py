@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilum.domain.inference import InferenceRequest, Lane, Task, TaskKind
-from hilum.domain.routing import NotApplicable, Routed, Rule, route
-from hilum.domain.study import Instance, OrderPriority, Series, StudyRevision
+from hilum.domain.routing import NotApplicable, Routed, Rule, body_parts_of, route, rule_of
+from hilum.domain.study import Instance, OrderPriority, PriorStudy, Series, StudyRevision
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CHEST = Rule(
@@ -282,3 +282,23 @@ def test_a_rule_is_text_to_compare_and_never_evaluated(word: str) -> None:
     plain = series(body_part="", description="a" * 60 + "!")
     assert isinstance(route(study(plain), [rule], now=NOW), NotApplicable)
     assert isinstance(route(study(replace(plain, description=f"x {word} y")), [rule], now=NOW), Routed)
+
+
+def test_of_an_earlier_study_the_request_names_what_the_rule_would_take_of_a_new_one() -> None:
+    lateral = instance(2, view_position="LL", uri="spool:old-lateral")
+    fits = PriorStudy("1.2.9", "20251103", (series(instance(1, uri="spool:old"), lateral),))
+    other = PriorStudy("1.2.8", "20241103", (series(instance(), body_part="FOOT"),))
+    request = requested(replace(study(), priors=(fits, other)))
+    assert [(prior.study_instance_uid, prior.study_date) for prior in request.priors] == [("1.2.9", "20251103")]
+    assert [image.uri for image in request.priors[0].images] == ["spool:old"]
+    assert request.request_id == requested(study()).request_id, "one request for each revision, with priors or without"
+
+
+def test_the_rule_that_would_be_applied_says_what_an_earlier_study_has_to_share() -> None:
+    foot = series(instance(), body_part="FOOT", uid="1.2.4")
+    assert rule_of(study(series(), foot), (CHEST, ANYTHING)) is CHEST
+    assert rule_of(study(foot), (CHEST, ANYTHING)) is ANYTHING
+    assert rule_of(study(foot), (CHEST,)) is None
+    assert body_parts_of(study(series(body_part="Chest"), foot), CHEST) == (frozenset({"CR"}), frozenset({"CHEST"}))
+    described = series(body_part="", description="chest pa")
+    assert body_parts_of(study(described), CHEST) == (frozenset({"CR"}), frozenset())

@@ -1,8 +1,7 @@
-"""Missing images and earlier studies: asked for when they should be, kept apart, bounded, never holding a study up."""
+"""What is missing of a study is fetched when it should be, within bounds, and never holds the study up."""
 
 from datetime import timedelta
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import ComprehensiveSRStorage
@@ -12,11 +11,12 @@ from hilum.adapters.sql.tables import instances, quarantine, retrievals, studies
 from hilum.domain.errors import Reject, Retry
 from hilum.domain.study import holds_images
 from hilum.testing.dicom_files import chest_image
-from hilum_listener.handlers import mpps
+from hilum_listener.handlers import mpps, retrieval
 from hilum_listener.handlers.desk import Service, answer
+from hilum_listener.handlers.retrieval import Kind, State
 from hilum_listener.settings import FetchSettings
 from hilum_listener.testing import QUIET, Listener
-from hilum_listener.testing_fetch import SMALL, Fetching, Shelf, asks_for_priors, study_uid, with_priors
+from hilum_listener.testing_fetch import SMALL, Fetching, Shelf, here, reasons, study_uid
 from hilum_listener.testing_services import service_request, step_begins, step_ends
 
 GRACE = FetchSettings().grace
@@ -31,22 +31,6 @@ def lists(listener: Listener, *names: str) -> None:
     """The study's procedure step has ended and names these images."""
     tell(listener, mpps.create, step_begins())
     tell(listener, mpps.update, step_ends([chest_image(SMALL, study="study", name=name) for name in names]))
-
-
-def reasons(listener: Listener) -> list[tuple[str, int, str]]:
-    """Study, number of images and reason of each study.ready, oldest first."""
-    names = {study_uid(name): name for name in ("study", "last-year", "older")}
-    return [
-        (names[m.study_instance_uid], sum(len(s.instances) for s in m.series), m.complete_reason)
-        for m in listener.ready()
-    ]
-
-
-def here(listener: Listener, study: str) -> int:
-    return sum(row.study_instance_uid == study_uid(study) for row in listener.rows(instances))
-
-
-# --- missing images -------------------------------------------------------------------------------------------------
 
 
 def test_exactly_what_a_list_names_and_is_not_here_is_fetched_and_completes_the_study(listener: Listener) -> None:
@@ -188,14 +172,14 @@ def test_objects_that_were_not_asked_for_are_refused_and_leave_nothing(listener:
     under_its_uid = chest_image(SMALL, study="elsewhere", name="x")
     under_its_uid.SOPInstanceUID = shelf.held[1].SOPInstanceUID
     shelf.withheld = {str(shelf.held[1].SOPInstanceUID)}
-    shelf.also = [chest_image(SMALL, study="other", name="1"), under_its_uid]
+    shelf.also = [chest_image(SMALL, study=study, name="not-asked") for study in ("other", "study")] + [under_its_uid]
     fetching = Fetching(listener, shelf)
     listener.image(name="1")
     lists(listener, "1", "2")
     listener.step(after=GRACE)
     fetching.run()
-    assert shelf.statuses == [0xA900, 0xA900]
-    assert fetching.rows()[0].reason == ("archive shelf-1: it sent 0 of 1 images, and 2 that were not asked for")
+    assert shelf.statuses == [0xA900] * 3
+    assert fetching.rows()[0].reason == ("archive shelf-1: it sent 0 of 1 images, and 3 that were not asked for")
     assert [row.study_instance_uid for row in listener.rows(instances)] == [study_uid("study")]
     assert listener.rows(quarantine) == []
 
@@ -281,205 +265,42 @@ def test_whoever_lost_the_lease_writes_nothing(listener: Listener) -> None:
     assert (row.state, row.token, row.reason) == ("asked", 2, "archive other: away")
 
 
-# --- earlier studies ------------------------------------------------------------------------------------------------
-
-
-def test_a_rule_that_asks_for_priors_gets_the_newest_and_the_study_goes_on_with_them(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors(1))
-    shelf = Shelf(listener)
-    shelf.put("last-year", "1", "2", StudyDate="20261003")
-    shelf.put("older", "1", StudyDate="20260303")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    assert fetching.states() == [("prior", "done", 1), ("search", "done", 1)]
-    listener.step(after=QUIET)
-    assert reasons(listener) == [("study", 1, "no image for 5 s; 1 of 1 earlier study is here")]
-    [ready] = listener.ready()
-    [prior] = ready.priors
-    assert (prior.study_instance_uid, prior.study_date) == (study_uid("last-year"), "20261003")
-    assert [len(series.instances) for series in prior.series] == [2]
-
-
-def test_a_study_waits_for_priors_for_a_bounded_time_and_says_so(listener: Listener) -> None:
-    with_priors(listener, asks_for_priors(wait_s=20))
-    listener.image()
-    listener.step(after=QUIET)
-    assert reasons(listener) == []
-    listener.step(after=timedelta(seconds=14))
-    assert reasons(listener) == []
-    listener.step(after=SECOND)
-    assert reasons(listener)[0][2] == (
-        "no image for 5 s; not waited for earlier studies any longer than 20 s: "
-        "no archive has named any earlier study yet"
-    )
-
-
-def test_a_study_that_no_rule_with_priors_takes_waits_for_none(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(BodyPartExamined="FOOT")
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET)
-    assert reasons(listener) == [("study", 1, "no image for 5 s")]
-    assert fetching.states() == []
-
-
-@pytest.mark.parametrize(
-    ("trouble", "words"),
-    [
-        (None, "there is no earlier study"),
-        (Reject("archive shelf: C-FIND answered A900"), "can't be asked for (archive shelf: C-FIND answered A900)"),
-    ],
-)
-def test_no_prior_and_no_answer_are_both_said(listener: Listener, trouble: Reject | None, words: str) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    fetching = Fetching(listener, Shelf(listener, trouble=trouble), settings=settings)
-    listener.image()
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET)
-    assert words in reasons(listener)[0][2]
-
-
-def test_a_prior_never_opens_nor_counts_as_a_study_and_a_modality_that_sends_it_makes_it_one(
-    listener: Listener,
-) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    first, _ = shelf.put("last-year", "1", "2", StudyDate="20261003")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET * 10)
-    assert here(listener, "last-year") == 2
-    assert [row.study_instance_uid for row in listener.rows(studies)] == [study_uid("study")]
-    assert [name for name, _, _ in reasons(listener)] == ["study"]
-    listener.receive(first)
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET * 10)
-    assert reasons(listener)[1][:2] == ("last-year", 2)
-    assert {row.modalities for row in listener.rows(studies)} == {"CR"}
-
-
-def test_a_prior_that_the_modality_sends_with_other_bytes_is_a_study_too(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    shelf.put("last-year", "1", StudyDate="20261003")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    listener.receive(chest_image(np.zeros((8, 8), np.uint16), study="last-year", name="1", StudyDate="20261003"))
-    listener.step(after=QUIET)
-    assert study_uid("last-year") in {row.study_instance_uid for row in listener.rows(studies)}
-    assert len(listener.rows(quarantine)) == 1
-
-
-def test_an_image_that_nobody_asked_for_opens_the_study_whose_others_were(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    shelf.put("last-year", "1", StudyDate="20261003")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    listener.image(study="last-year", name="report", Rows=None, Columns=None, PixelData=None)
-    listener.step()
-    assert len(listener.rows(studies)) == 1, "what is no image opens nothing where images are"
-    listener.image(study="last-year", name="late", calling="PACS")
-    listener.step()
-    assert len(listener.rows(studies)) == 2
-
-
-def test_with_c_move_what_the_archive_sends_while_it_was_asked_is_the_prior(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener, moves_as="PACS")
-    shelf.put("last-year", "1", "2", StudyDate="20261003")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET)
-    assert fetching.states() == [("prior", "done", 1), ("search", "done", 1)]
-    assert len(listener.rows(studies)) == 1
-    assert len(listener.ready()[0].priors) == 1
-    listener.receive(shelf.held[0], calling="PACS")
-    listener.step()
-    assert len(listener.rows(studies)) == 2, "sent by its own will, after it was asked"
-
-
-def test_with_c_move_a_second_copy_was_forwarded_and_makes_it_a_study(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener, moves_as="PACS")
-    [image] = shelf.put("last-year", "1", StudyDate="20261003")
-    shelf.also = [image]
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    assert len(listener.rows(studies)) == 2, "an exam that the archive forwards must not be lost"
-
-
-def test_a_prior_of_a_study_that_is_being_received_reopens_nothing(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    shelf.put("last-year", "1", "2", StudyDate="20261003")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(study="last-year", name="1", StudyDate="20261003")
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET)
-    ready = len(listener.ready())
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET)
-    assert here(listener, "last-year") == 2
-    assert len(listener.ready()) == ready + 1
-    assert not any(row.receiving for row in listener.rows(studies))
-
-
-def test_another_patients_study_is_no_prior_whatever_the_archive_says(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    shelf.put("last-year", "1", StudyDate="20261003", PatientID="SOMEONE-ELSE")
-    fetching = Fetching(listener, shelf, settings=settings)
-    listener.image(StudyDate="20261124")
-    listener.step()
-    fetching.run()
-    listener.step(after=QUIET)
-    assert "another patient's" in reasons(listener)[0][2]
-    assert "SOMEONE" not in reasons(listener)[0][2]
-    assert listener.ready()[0].priors == ()
-
-
-def test_images_that_disagree_on_the_patient_ask_for_no_prior(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors())
-    shelf = Shelf(listener)
-    fetching = Fetching(listener, shelf, settings=settings)
+def test_of_two_archives_each_is_asked_for_what_only_it_has(listener: Listener) -> None:
+    one, other = Shelf(listener), Shelf(listener)
+    one.put("study", "1", "2")
+    other.put("study", "2", "3")
+    fetching = Fetching(listener, one, other)
     listener.image(name="1")
-    listener.image(name="2", PatientID="OTHER")
-    listener.step()
+    lists(listener, "1", "2", "3")
+    listener.step(after=GRACE)
     fetching.run()
-    assert shelf.asked == []
-    assert fetching.rows()[0].reason == "the images of the study disagree on whose they are"
+    assert (len(one.statuses), len(other.statuses)) == (1, 1)
+    assert reasons(listener)[0][1] == 3
 
 
-def test_a_prior_that_is_here_already_is_not_fetched_again(listener: Listener) -> None:
-    settings = with_priors(listener, asks_for_priors(3))
-    shelf = Shelf(listener)
-    shelf.put("last-year", "1", StudyDate="20261003")
-    fetching = Fetching(listener, shelf, settings=settings)
-    for study in ("study", "older"):
-        listener.image(study=study, StudyDate="20261124")
-        listener.step()
-        fetching.run()
-    listener.step(after=QUIET)
-    assert shelf.statuses == [0]
-    assert [len(message.priors) for message in listener.ready()] == [1, 1]
+def test_an_archive_that_is_away_is_made_up_for_by_another_one(listener: Listener) -> None:
+    away, other = Shelf(listener, trouble=Retry("archive away: no association")), Shelf(listener)
+    other.put("study", "1", "2")
+    fetching = Fetching(listener, away, other)
+    listener.image(name="1")
+    lists(listener, "1", "2")
+    listener.step(after=GRACE)
+    fetching.run()
+    assert fetching.states() == [("missing", "done", 1)]
+
+
+def test_two_that_believe_they_hold_the_same_retrieval_are_told_apart_by_their_tokens(listener: Listener) -> None:
+    start, lease = listener.clock.now(), timedelta(seconds=60)
+    with transaction(listener.engine) as connection:
+        retrieval.ask(connection, "1.2", Kind.MISSING, "1.2", now=start)
+    first = retrieval.claim(listener.engine, now=start, lease=lease, attempts=3)
+    second = retrieval.claim(listener.engine, now=start + lease, lease=lease, attempts=3)
+    assert first is not None
+    assert second is not None
+    assert (first.attempts, second.attempts, second.token) == (1, 2, 2)
+    for claimed, holds in ((first, False), (second, True)):
+        with transaction(listener.engine) as connection:
+            assert retrieval.renew(connection, claimed, until=start + 3 * lease) == holds
+            assert retrieval.will_ask_for(connection, claimed, ["1.2.3"], sender_ae="") == holds
+            settled = retrieval.settle(connection, claimed, State.DONE, reason="", now=start, due_at=start, came=0)
+            assert settled == holds

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import reading
-from hilum.adapters.sql.tables import retrievals
+from hilum.adapters.sql.tables import instances, retrievals
 from hilum.domain.errors import HilumError
 from hilum.domain.identity import derive_uid
 from hilum.runtime.config import RuleConfig
@@ -159,3 +159,17 @@ def with_priors(listener: Listener, rule: RuleConfig) -> FetchSettings:
 
 def study_uid(name: str) -> str:
     return derive_uid("test-study", name)
+
+
+def reasons(listener: Listener) -> list[tuple[str, int, str]]:
+    """Study (by its name in the tests), number of images and reason of each study.ready, oldest first."""
+    names = {study_uid(name): name for name in ("study", "last-year", "older")}
+    return [
+        (names[m.study_instance_uid], sum(len(s.instances) for s in m.series), m.complete_reason)
+        for m in listener.ready()
+    ]
+
+
+def here(listener: Listener, study: str) -> int:
+    """How many objects of a study are in the index."""
+    return sum(row.study_instance_uid == study_uid(study) for row in listener.rows(instances))
