@@ -16,7 +16,7 @@ PYTEST ?= $(BIN)/pytest
 SECONDS ?= 300
 CORPUS := tests/fuzz/corpus
 
-.PHONY: help setup run test check bench fuzz prove-kill lock services train-setup test-modelops prove-fresh clean
+.PHONY: help setup run test check bench chaos fuzz prove-kill lock services train-setup test-modelops prove-fresh clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 16
@@ -42,6 +42,10 @@ bench: setup $(VENV)/.test  ## measure; docs/benchmarks.md says what and how
 
 fuzz: setup $(VENV)/.fuzz  ## fuzz the PDU reader, the Part 10 indexer and STOW for SECONDS=N; what breaks stays as a test
 	$(BIN)/python -m hilum_listener.fuzzing --seconds $(SECONDS) --corpus $(CORPUS)
+
+chaos: setup services $(VENV)/.test  ## a cluster under fire: FAULTS=200 over STUDIES=500, from a printed SEED
+	$(BIN)/python -W ignore -m hilum_standalone.chaos --faults $(or $(FAULTS),200) --studies $(or $(STUDIES),500) \
+	  $(if $(SEED),--seed $(SEED))
 
 prove-kill: setup $(VENV)/.test  ## kill -9 the receiver between every two steps, 500 rounds (ROUNDS=n)
 	$(BIN)/python -W ignore -m hilum_listener.testing_kill --rounds $(or $(ROUNDS),500)

@@ -116,8 +116,8 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         (values["listener"].get("tls", {}), ("certificate", "key", "client_ca")),
     ]
     tables += [(peer, ("certificate",)) for peer in values["peers"]]
-    secrets = ("database_password_file", "redis_password_file", "s3_access_key_file", "s3_secret_key_file")
-    tables.append((values.get("cluster", {}), secrets))
+    cluster = values.get("cluster", {})
+    tables.append((cluster, tuple(key for key in cluster if key.endswith("_file"))))
     return ((table, key) for table, keys in tables for key in keys if key in table)
 
 
