@@ -12,6 +12,7 @@ COMMANDS = {
     "ask": "Ask MedMO a question about a study.",
     "deliveries": "List what is parked or queued, and put parked deliveries back.",
     "migrate": "Bring the database to this release's schema, or to another revision.",
+    "reindex": "After the database was lost: index what lies in the spool and nobody knows any more.",
     "dead-letters": "List, show and publish again messages that no service could handle.",
     "topics": "Make or change the topics of a cluster's Kafka.",
     "export": "Write a study's SR, FHIR bundle and ORU message to a folder.",

@@ -1,13 +1,15 @@
 """Removes what dead runs of the receivers left in the spool: names never used, half a file, a file without its entry.
 
 Nobody was told of any of them. A run is dead when nothing locks its file in `runs/`. Of its files those are removed
-that neither the index nor any journal names; where journals are removed after some days, only younger files, since the
-entry of an older one may be gone with its journal. The run's file goes last, so a kill on the way repeats the search.
+that neither the index nor any journal names; of those with content only what was written since the journals are all
+there (`journal_since`), however little the index knows, since the entry of an older one may be gone with its journal.
+That is `hilum reindex`'s. The run's file goes last, so a kill on the way repeats the search.
 """
 
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from hilum.adapters.sql.tables import instances, quarantine, removals
 from hilum.domain.errors import Busy
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
+from hilum_listener.handlers.journal_since import begin_journals, journals_since
 from hilum_listener.settings import Places
 
 _LOG = Log("hilum.listener.leftovers")
@@ -52,6 +55,8 @@ class Leftovers:
         self._journal_days = journal_days
         self._look_at: datetime | None = None
         self._search: Iterator[None] | None = None
+        with suppress(OSError):  # then nothing with content is removed
+            begin_journals(places.journal)
 
     def step(self, now: datetime) -> None:
         """Does a little of what is to do.
@@ -97,14 +102,19 @@ class Leftovers:
             suspects += [file for file in found if file.key not in named]
             if number % _FOLDERS_AT_ONCE == _FOLDERS_AT_ONCE - 1:
                 yield
-        young = [file for file in suspects if self._is_young(file, now)]
+        since = journals_since(self._places.journal)
+        young = [file for file in suspects if self._is_young(file, now, since)]
         self._remove(list(self._not_indexed(young)))
         for run in dead:
             (self._places.runs / run).unlink(missing_ok=True)
         sync_folder(self._places.runs)
 
-    def _is_young(self, file: _File, now: datetime) -> bool:
-        if self._journal_days is None or not file.size:
+    def _is_young(self, file: _File, now: datetime, since_s: float | None) -> bool:
+        if not file.size:
+            return True
+        if since_s is None or file.changed_s <= since_s:
+            return False
+        if self._journal_days is None:
             return True
         return file.changed_s > (now - timedelta(days=self._journal_days)).timestamp() + _SLACK_S
 
