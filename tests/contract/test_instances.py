@@ -80,7 +80,7 @@ def test_the_same_instance_again_has_the_same_uri_and_other_bytes_have_another(
     store: InstanceStore, tmp_path: Path
 ) -> None:
     first = put(store, tmp_path, b"one")
-    assert put(store, tmp_path, b"one") == first
+    assert put(store, tmp_path, b"one") == first == store.uri_of(sop_instance_uid=UID, sha256=sha256(b"one"))
     assert put(store, tmp_path, b"two") != first
     assert put(store, tmp_path, b"one", uid="1.2.3") != first
     assert store.path(first).read_bytes() == b"one"

@@ -80,8 +80,8 @@ def test_uploads_that_a_killed_listener_left_are_ended_after_a_while(server: S3S
     store = opened(server, tmp_path)
     client = store._client
     client.create_multipart_upload(Bucket=server.bucket, Key="instances/ab/left.dcm")
-    assert store.abort_uploads(before=datetime.now(UTC) - timedelta(days=1)) == 0
-    assert store.abort_uploads(before=datetime.now(UTC) + timedelta(minutes=1)) == 1
+    assert store.clear_unfinished(before=datetime.now(UTC) - timedelta(days=1)) == 0
+    assert store.clear_unfinished(before=datetime.now(UTC) + timedelta(minutes=1)) == 1
     assert "Uploads" not in client.list_multipart_uploads(Bucket=server.bucket)
 
 

@@ -39,7 +39,7 @@ def files(listener: Listener) -> set[str]:
     return {f"spool:{path.parent.name}/{path.name}" for path in stored_files(listener.places.spool)}
 
 
-def tidy(listener: Listener, *, after: timedelta = timedelta(0), **retention: float | None) -> None:
+def tidy(listener: Listener, *, after: timedelta = timedelta(0), **retention: Any) -> None:
     """Steps a new assembler to its end and tidies, `after` that time, until nothing is left to do."""
     listener.clock.advance(after)
     settings = replace(listener.settings, retention=Retention(**retention))
@@ -225,7 +225,8 @@ def add(listener: Listener, table: sa.Table, **values: Any) -> None:
     for column in table.columns:
         if column.name not in values and not column.nullable and column.name != "id":
             kind = column.type.python_type if not isinstance(column.type, sa.types.TypeDecorator) else None
-            values[column.name] = START if kind is None else kind()
+            empty = {} if kind is object else kind() if kind else START
+            values[column.name] = empty
     with transaction(listener.engine) as connection:
         connection.execute(sa.insert(table).values(**values))
 

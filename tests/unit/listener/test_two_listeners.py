@@ -18,6 +18,7 @@ from hilum.testing.postgresql import Database
 from hilum_listener.handlers.assemble import Assembler
 from hilum_listener.handlers.journal import JournalWriter
 from hilum_listener.handlers.spool_name import is_of_spool, spool_name
+from hilum_listener.handlers.store_removals import StoreRemovals
 from hilum_listener.handlers.uploads import Uploads
 from hilum_listener.settings import Places
 from hilum_listener.testing import QUIET, START, Listener, stored_files
@@ -52,6 +53,7 @@ class Member(Listener):
         while self.uploads.step():
             pass
         self.assembler._tidier.step()
+        StoreRemovals(self.store, self.engine, self.clock).step()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A study is ready when workers can read all of it: instances go from the spool to the store, once and for all."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,9 @@ class Away:
         self.away = False
         self.taken: list[str] = []
 
+    def uri_of(self, *, sop_instance_uid: str, sha256: str) -> str:
+        return self._store.uri_of(sop_instance_uid=sop_instance_uid, sha256=sha256)
+
     def publish(self, file: Path, *, sop_instance_uid: str, sha256: str) -> str:
         if self.away:
             raise Busy("the store is away")
@@ -37,6 +40,9 @@ class Away:
 
     def exists(self, uri: str, *, size_bytes: int | None = None) -> bool:
         return self._store.exists(uri, size_bytes=size_bytes)
+
+    def clear_unfinished(self, *, before: datetime) -> int:
+        return self._store.clear_unfinished(before=before)
 
     def delete(self, uri: str) -> None:
         self._store.delete(uri)

@@ -233,7 +233,9 @@ def _assemble(places: Places, site: Site, state: _State) -> Role:
     from hilum.adapters.folder import FolderInstances
     from hilum.adapters.instances import open_instances
     from hilum_listener.handlers.assemble import Assembler
+    from hilum_listener.handlers.store_removals import StoreRemovals
     from hilum_listener.handlers.uploads import Uploads
+    from hilum_listener.handlers.watermarks import watermarks_of
     from hilum_listener.transport.archive_counts import ArchiveCounts
 
     engine, clock = state.engine, state.clock
@@ -252,9 +254,11 @@ def _assemble(places: Places, site: Site, state: _State) -> Role:
         if store is not None:
             uploads = Uploads(FolderInstances(places.spool), store, engine, clock)
             uploads.start(stop)
+            StoreRemovals(store, engine, clock).start(stop)
+        settings = AssembleSettings.of(site)
         Assembler(
             places,
-            AssembleSettings.of(site),
+            settings,
             engine,
             state.events.publisher,
             clock,
@@ -262,6 +266,7 @@ def _assemble(places: Places, site: Site, state: _State) -> Role:
             store=store,
             uploads=uploads,
             journal_clock=None if store is None else _CLOCK,
+            watermarks=watermarks_of(settings.retention, places, engine, state.cluster),
         ).run(stop)
 
     return run

@@ -34,6 +34,7 @@ from hilum_listener.handlers.tail import Tail
 from hilum_listener.handlers.tidy import Tidier, has_spool
 from hilum_listener.handlers.uploads import Uploads
 from hilum_listener.handlers.verdicts import Verdicts
+from hilum_listener.handlers.watermarks import Watermarks
 from hilum_listener.settings import AssembleSettings, Places
 
 _LOG = Log("hilum.listener.assemble")
@@ -59,6 +60,7 @@ class Assembler:
         store: InstanceStore | None = None,
         uploads: Uploads | None = None,
         journal_clock: Clock | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
         """`store` reads what is in the spool and what `uploads` brought elsewhere; the spool alone without them.
 
@@ -68,7 +70,7 @@ class Assembler:
         self._journal_clock = journal_clock
         self._uploads = uploads
         self._tail = Tail(places.journal)
-        self._tidier = Tidier(places, settings, engine, clock, self._tail, store=store)
+        self._tidier = Tidier(places, settings, engine, clock, self._tail, store=store, watermarks=watermarks)
         self._tries: dict[str, int] = {}
         self._store = store or FolderInstances(places.spool)
         self._notices = NoticeStore(places)

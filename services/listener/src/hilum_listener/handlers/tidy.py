@@ -12,13 +12,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from hilum.adapters.folder import SCHEME, FolderInstances
+from hilum.adapters.folder import FolderInstances
 from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.locks import lock_studies
 from hilum.adapters.sql.tables import (
     commitment_requests,
     commitments,
     deliveries,
+    expirations,
     instances,
     jobs,
     journal_positions,
@@ -37,19 +38,20 @@ from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.closing import Closer
 from hilum_listener.handlers.journal import is_growing, sync_folder
-from hilum_listener.handlers.journal_since import forget_journals
 from hilum_listener.handlers.leftovers import Leftovers
 from hilum_listener.handlers.notice_retention import forget_notices
 from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.retrieval import Kind
 from hilum_listener.handlers.spool_name import of_spool, spool_name
 from hilum_listener.handlers.tail import Tail
+from hilum_listener.handlers.watermarks import Watermarks, watermarks_of
 from hilum_listener.settings import AssembleSettings, Places
 
 _LOG = Log("hilum.listener.tidy")
 _UNLINK_EACH = timedelta(seconds=0.5)
 _UNLINKED_AT_ONCE = 50  # deleting a large spool in one go slows ext4 down for minutes
-_EXPIRE_EACH = timedelta(seconds=30)
+_EXPIRE_EACH, _EXPIRE_EACH_PRESSED = timedelta(seconds=30), timedelta(seconds=1)
+_UNLINKED_AT_ONCE_PRESSED = 1000
 _FORGET_EACH = timedelta(minutes=10)  # it looks through whole tables
 _FORGOTTEN_AT_ONCE = 50  # transactions
 _LOOKED_AT_ONCE = 100
@@ -70,8 +72,9 @@ class Tidier:
         tail: Tail,
         *,
         store: InstanceStore | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
-        """`store`: where instances lie in a cluster; of a spool each listener removes only what is in its own."""
+        """`store`: where instances lie in a cluster; each listener removes only what is in its own spool."""
         self._places = places
         self._spool = FolderInstances(places.spool)
         self._store = store
@@ -86,6 +89,7 @@ class Tidier:
         self._leftovers = Leftovers(places, engine, settings.retention.journal_days)
         self._closer = Closer(engine, clock.now())
         self._part = 0
+        self._watermarks = watermarks or watermarks_of(settings.retention, places, engine, None)
 
     def step(self) -> None:
         """Does a little of what is due.
@@ -94,12 +98,14 @@ class Tidier:
             Busy: the database or the spool is away.
         """
         now = self._clock.now()
+        if self._watermarks.look(now):  # the disk fills: what may go is looked for from the oldest on
+            self._looked_until, self._expire_at = None, now
         if now >= self._unlink_at:
             self._unlink_at = now + _UNLINK_EACH
             self._unlink_some()
             self._leftovers.step(now)
         if now >= self._expire_at:
-            self._expire_at = now + _EXPIRE_EACH
+            self._expire_at = now + (_EXPIRE_EACH_PRESSED if self._watermarks.pressed else _EXPIRE_EACH)
             self._expire(now)
         self._closer.step(now)
 
@@ -107,7 +113,8 @@ class Tidier:
         try:
             with reading(self._engine) as connection:
                 query = sa.select(removals.c.uri).where(self._mine()).order_by(removals.c.uri)
-                uris = list(connection.execute(query.limit(_UNLINKED_AT_ONCE)).scalars())
+                at_once = _UNLINKED_AT_ONCE_PRESSED if self._watermarks.spool_pressed else _UNLINKED_AT_ONCE
+                uris = list(connection.execute(query.limit(at_once)).scalars())
             if not uris:
                 return
             if not has_spool(self._places):
@@ -119,20 +126,16 @@ class Tidier:
             connection.execute(sa.delete(removals).where(removals.c.uri.in_(uris)))
 
     def _mine(self) -> sa.ColumnElement[bool]:
-        """What this listener may remove: all of it on one machine; in a cluster its own spool's, and the store's."""
+        """What this listener may remove: all of it on one machine; in a cluster its own spool's (`StoreRemovals`)."""
         if self._store is None:
             return sa.true()
         if not has_spool(self._places):  # nothing was received here so far
             return sa.false()
-        in_a_spool = removals.c.uri.like(f"{SCHEME}%")
-        return sa.or_(sa.not_(in_a_spool), removals.c.uri.like(of_spool(spool_name(self._places.spool))))
+        return removals.c.uri.like(of_spool(spool_name(self._places.spool)))
 
     def _unlink(self, uris: Iterable[str]) -> None:
         folders = set()
         for uri in uris:
-            if self._store is not None and not uri.startswith(SCHEME):
-                self._store.delete(uri)
-                continue
             try:
                 path = self._spool.path(uri)
             except (Reject, Retry):  # gone already
@@ -152,19 +155,17 @@ class Tidier:
             self._forget_notices(now, now - timedelta(days=self._retention.notice_days))
         if self._retention.quarantine_days is not None:
             self._expire_quarantine(now, now - timedelta(days=self._retention.quarantine_days))
-        if self._retention.study_days is not None and not self._archive:
-            self._expire_studies(now, now - timedelta(days=self._retention.study_days))
-            self._expire_priors(now, now - timedelta(days=self._retention.study_days))
+        days = self._watermarks.study_days
+        if days is not None and not self._archive:
+            self._expire_studies(now, now - timedelta(days=days))
+            self._expire_priors(now, now - timedelta(days=days))
 
     def _prune_journals(self, now: datetime) -> None:
         days = self._retention.journal_days
         if days is None or not has_spool(self._places):
             return
         until = now - timedelta(days=days)
-        old = [name for name in self._tail.ended if _is_older(self._places.journal / name, until)]
-        if old:
-            forget_journals(self._places.journal, until.timestamp())
-        pruned = [name for name in old if _remove_if_older(self._places.journal / name, until)]
+        pruned = [name for name in self._tail.ended if _remove_if_older(self._places.journal / name, until)]
         for unnamed in self._places.journal.glob("*.part"):
             if not is_growing(unnamed):
                 _remove_if_older(unnamed, until)
@@ -227,14 +228,23 @@ class Tidier:
             if connection.execute(sa.select(commitment_requests.c.notice).where(_undecided()).limit(1)).first():
                 return  # what it asks for will be answered for
             looked, expired = self._candidates(connection, until)
-        self._looked_until = looked
+        reason, pressed = self._watermarks.reason, self._watermarks.pressed
+        gone: list[int] = []
         for study in expired:
             with transaction(self._engine) as connection:
                 lock_studies(connection, [study])
                 if not _may_go(connection, study):
                     continue
-                self._drop(connection, study, "its study is old enough", now)
-            _LOG.info("images of an old study expired", count=1)
+                gone.append(self._drop(connection, study, reason, now))
+            self._watermarks.freed(gone[-1])
+            if pressed and not self._watermarks.pressed:
+                break
+        else:
+            self._looked_until = looked
+        if gone:
+            _LOG.info("images of old studies removed", count=len(gone), bytes=sum(gone), reason=reason)
+        elif looked is None:
+            self._watermarks.nothing_left(now)
 
     def _expire_priors(self, now: datetime, until: datetime) -> None:
         """Earlier studies that were fetched, so long after the last time; those that a modality sent are studies."""
@@ -260,10 +270,16 @@ class Tidier:
                 if connection.execute(promised.limit(1)).first() is None:
                     self._drop(connection, study, "the earlier study was fetched long enough ago", now)
 
-    def _drop(self, connection: Connection, study: str, reason: str, now: datetime) -> None:
+    def _drop(self, connection: Connection, study: str, reason: str, now: datetime) -> int:
+        """Returns how many bytes that frees."""
+        counted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(instances.c.size_bytes), 0))
+        count, size = connection.execute(counted.where(_is(instances, study))).one()
         _put_down(connection, sa.select(instances.c.uri).where(_is(instances, study)), reason, now)
         for table in (instances, series):
             connection.execute(sa.delete(table).where(_is(table, study)))
+        said = {"instance_count": count, "size_bytes": int(size), "reason": reason}
+        connection.execute(sa.insert(expirations).values(study_instance_uid=study, expired_at=now, **said))
+        return int(size)
 
     def _candidates(self, connection: Connection, until: datetime) -> tuple[datetime | None, list[str]]:
         query = sa.select(studies.c.study_instance_uid, studies.c.last_received_at).where(
@@ -319,16 +335,11 @@ def _put_down(connection: Connection, uris: "sa.Select[tuple[str]]", reason: str
     connection.execute(statement.on_conflict_do_nothing(index_elements=["uri"]))
 
 
-def _is_older(path: Path, until: datetime) -> bool:
+def _remove_if_older(path: Path, until: datetime) -> bool:
     try:
         if path.stat().st_mtime > until.timestamp():
             return False
     except FileNotFoundError:
-        return False
-
-
-def _remove_if_older(path: Path, until: datetime) -> bool:
-    if not _is_older(path, until):
         return False
     path.unlink(missing_ok=True)
     return True

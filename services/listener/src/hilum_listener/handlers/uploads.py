@@ -143,6 +143,8 @@ class Uploads:
                     instances.c.sop_instance_uid.in_(taken), _in_spool()
                 )
             ).all()
+        targets = [self._store.uri_of(sop_instance_uid=uid, sha256=sha256) for uid, _uri, sha256 in rows]
+        in_transaction(self._engine, lambda connection: _take_back(connection, targets))
         done: dict[str, tuple[str, str]] = {}
         for uid, uri, sha256 in rows:
             try:
@@ -187,6 +189,14 @@ class Uploads:
             except Exception as error:  # a bug: it must not look as if the store were away
                 _LOG.error("uploads broke", exc_info=error)
                 stop.set()
+
+
+def _take_back(connection: Connection, uris: Sequence[str]) -> None:
+    """An instance that retention removed comes again: it must not be deleted just after it was found to be there.
+
+    Waits for a removal that is under way (`hilum_listener.handlers.store_removals`).
+    """
+    connection.execute(sa.delete(removals).where(removals.c.uri.in_(uris)))
 
 
 def _in_spool() -> sa.ColumnElement[bool]:

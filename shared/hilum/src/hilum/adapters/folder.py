@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,9 @@ class FolderInstances:
     def __init__(self, root: Path, *, scheme: str = SCHEME) -> None:
         self._root = root
         self._scheme = scheme
+
+    def uri_of(self, *, sop_instance_uid: str, sha256: str) -> str:
+        return self._scheme + key_of(sop_instance_uid, sha256)
 
     def publish(self, file: Path, *, sop_instance_uid: str, sha256: str) -> str:
         if file.is_relative_to(self._root):  # the spool's own files are where their readers look
@@ -61,6 +65,19 @@ class FolderInstances:
                 sync_folder(path.parent)
         except OSError as error:
             raise Busy(f"the instance store can't be written: {type(error).__name__}") from error
+
+    def clear_unfinished(self, *, before: datetime) -> int:
+        if self._scheme == SCHEME:  # the spool's receivers clear what they left
+            return 0
+        count = 0
+        try:
+            for part in self._root.glob("??/.*.part"):
+                if part.stat().st_mtime < before.timestamp():
+                    part.unlink(missing_ok=True)
+                    count += 1
+        except OSError as error:
+            raise Busy(f"the instance store can't be read: {type(error).__name__}") from error
+        return count
 
     def _local(self, uri: str) -> Path:
         return self._root / key_in(uri, self._scheme)

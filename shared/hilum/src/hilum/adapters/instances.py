@@ -1,6 +1,7 @@
 """Which instance store a site has, and one that reads whatever its URIs name."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from hilum.adapters.folder import SCHEME, SHARED, FolderInstances
@@ -17,6 +18,9 @@ class Instances:
         self._stores = stores
         self._target = target
 
+    def uri_of(self, *, sop_instance_uid: str, sha256: str) -> str:
+        return self._stores[self._target].uri_of(sop_instance_uid=sop_instance_uid, sha256=sha256)
+
     def publish(self, file: Path, *, sop_instance_uid: str, sha256: str) -> str:
         return self._stores[self._target].publish(file, sop_instance_uid=sop_instance_uid, sha256=sha256)
 
@@ -28,6 +32,9 @@ class Instances:
 
     def delete(self, uri: str) -> None:
         self._of(uri).delete(uri)
+
+    def clear_unfinished(self, *, before: datetime) -> int:
+        return sum(store.clear_unfinished(before=before) for store in self._stores.values())
 
     def _of(self, uri: str) -> InstanceStore:
         scheme = uri[: uri.find(":") + 1]

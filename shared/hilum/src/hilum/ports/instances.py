@@ -1,11 +1,16 @@
 """Where stored instances are, for everyone who reads them."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 
 class InstanceStore(Protocol):
     """Files as they were received, under URIs made of digests alone: no name, number or UID of a patient in any."""
+
+    def uri_of(self, *, sop_instance_uid: str, sha256: str) -> str:
+        """Where `publish` puts an instance; asks nobody."""
+        ...
 
     def publish(self, file: Path, *, sop_instance_uid: str, sha256: str) -> str:
         """Puts a local file where every reader reaches it, durably, and returns its URI.
@@ -35,4 +40,11 @@ class InstanceStore(Protocol):
 
     def delete(self, uri: str) -> None:
         """Removes the object, durably; one that is gone already is no error. Raises as `exists`."""
+        ...
+
+    def clear_unfinished(self, *, before: datetime) -> int:
+        """Removes what processes that were killed while they published left since before that time; how many.
+
+        Nobody sees any of it, but it takes room. Raises as `exists`.
+        """
         ...

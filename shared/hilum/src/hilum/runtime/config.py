@@ -89,17 +89,32 @@ class Listener(Part):
 Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
+Percent = Annotated[float, Field(gt=0, le=100)]
+
+
 class Retention(Part):
     """What is removed when; without a number of days, never.
 
     `study_days` counts from the last image. Whatever Hilum answered for (storage commitment), and a study that is not
-    ended or has a job or a delivery under way, stays however old it is.
+    ended or has a job or a delivery under way, stays however old it is. Where the disk that holds the instances is
+    filled to `high_watermark`, studies go from `pressed_study_days` on, the oldest first, until `low_watermark`; a
+    bucket has no size of its own, so it is filled when its instances take `store_limit_gb`.
     """
 
     journal_days: Days | None = 7.0
     notice_days: Days | None = 90.0
     quarantine_days: Days | None = None
     study_days: Days | None = None
+    high_watermark: Percent | None = None
+    low_watermark: Percent = 75.0
+    pressed_study_days: Days = 1.0
+    store_limit_gb: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if self.high_watermark is not None and self.low_watermark >= self.high_watermark:
+            raise ValueError("low_watermark must be below high_watermark")
+        return self
 
 
 class RuleConfig(Part):

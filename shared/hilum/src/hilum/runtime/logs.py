@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 KEYS = frozenset(
     {
-        "address", "association", "attempt", "attempts", "count", "data", "destination", "error", "exit_code", "format",
-        "instances", "journal", "lane", "level", "model", "offset", "peer", "pid", "port", "process", "reason",
-        "request_id", "result_key", "revision", "rule", "seconds", "service", "state", "status", "study", "time",
-        "topic", "uri", "version", "worker",
+        "address", "association", "attempt", "attempts", "bytes", "count", "data", "destination", "error",
+        "exit_code", "format", "instances", "journal", "lane", "level", "model", "offset", "peer", "pid", "port",
+        "process", "reason", "request_id", "result_key", "revision", "rule", "seconds", "service", "state", "status",
+        "study", "time", "topic", "uri", "version", "worker",
     }
 )  # fmt: skip
 

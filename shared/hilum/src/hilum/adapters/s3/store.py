@@ -67,6 +67,9 @@ class S3Instances:
             config=_CONNECTION.merge(Config(s3={"addressing_style": "path" if cluster.s3_endpoint else "auto"})),
         )
 
+    def uri_of(self, *, sop_instance_uid: str, sha256: str) -> str:
+        return S3 + key_of(sop_instance_uid, sha256)
+
     def publish(self, file: Path, *, sop_instance_uid: str, sha256: str) -> str:
         key = key_of(sop_instance_uid, sha256)
         size = file.stat().st_size
@@ -118,13 +121,8 @@ class S3Instances:
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
         self._cache.forget(key)
 
-    def abort_uploads(self, *, before: datetime) -> int:
-        """Ends uploads in parts that a killed process left, which cost room and that nobody sees; how many.
-
-        Raises:
-            Busy: the store is away.
-        """
-        count = 0
+    def clear_unfinished(self, *, before: datetime) -> int:
+        count = 0  # of uploads in parts
         with _trouble():
             pages = self._client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):

@@ -136,6 +136,17 @@ removals = Table(
     comment="listener/assemble: files of the spool that nothing refers to any more, until they are gone",
 )
 
+expirations = Table(
+    "expirations",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("expired_at", Instant, primary_key=True),
+    Column("instance_count", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    comment="listener/assemble: the images that retention removed, when and why",
+)
+
 study_senders = Table(
     "study_senders",
     metadata,
