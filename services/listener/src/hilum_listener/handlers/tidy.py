@@ -38,6 +38,7 @@ from hilum.ports.instances import InstanceStore
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.closing import Closer
 from hilum_listener.handlers.journal import is_growing, sync_folder
+from hilum_listener.handlers.journal_since import forget_journals
 from hilum_listener.handlers.leftovers import Leftovers
 from hilum_listener.handlers.notice_retention import forget_notices
 from hilum_listener.handlers.notices import NoticeStore
@@ -165,7 +166,10 @@ class Tidier:
         if days is None or not has_spool(self._places):
             return
         until = now - timedelta(days=days)
-        pruned = [name for name in self._tail.ended if _remove_if_older(self._places.journal / name, until)]
+        old = [name for name in self._tail.ended if _is_older(self._places.journal / name, until)]
+        if old:
+            forget_journals(self._places.journal, until.timestamp())
+        pruned = [name for name in old if _remove_if_older(self._places.journal / name, until)]
         for unnamed in self._places.journal.glob("*.part"):
             if not is_growing(unnamed):
                 _remove_if_older(unnamed, until)
@@ -335,11 +339,15 @@ def _put_down(connection: Connection, uris: "sa.Select[tuple[str]]", reason: str
     connection.execute(statement.on_conflict_do_nothing(index_elements=["uri"]))
 
 
-def _remove_if_older(path: Path, until: datetime) -> bool:
+def _is_older(path: Path, until: datetime) -> bool:
     try:
-        if path.stat().st_mtime > until.timestamp():
-            return False
+        return path.stat().st_mtime <= until.timestamp()
     except FileNotFoundError:
+        return False
+
+
+def _remove_if_older(path: Path, until: datetime) -> bool:
+    if not _is_older(path, until):
         return False
     path.unlink(missing_ok=True)
     return True
