@@ -10,12 +10,11 @@ import click
 
 from hilum_standalone.options import (
     Unusable,
+    cluster_of,
     config_option,
     data_option,
     json_option,
     ledger_of,
-    read_site,
-    running_config,
     terminal,
 )
 
@@ -44,7 +43,7 @@ def list_(data: Path, config: Path | None, as_json: bool, everything: bool) -> N
     """List them, newest first."""
     from hilum.adapters.sql.dead_letters import letters
 
-    with ledger_of(data, cluster=_cluster(data, config)) as connection:
+    with ledger_of(data, cluster=cluster_of(data, config)) as connection:
         found = letters(connection, open_only=not everything)
     if as_json:
         click.echo(json.dumps([_as_json(letter) for letter in found], indent=2, ensure_ascii=False))
@@ -63,7 +62,7 @@ def show(number: int, data: Path, config: Path | None, as_json: bool) -> None:
     """Show one: where it came from, why it is here, and which of its fields are wrong."""
     from hilum.adapters.sql.dead_letters import letters
 
-    with ledger_of(data, cluster=_cluster(data, config)) as connection:
+    with ledger_of(data, cluster=cluster_of(data, config)) as connection:
         found = letters(connection, ids=[number])
     if not found:
         raise click.ClickException(f"{number}: no such dead letter")
@@ -90,7 +89,7 @@ def replay(numbers: tuple[int, ...], data: Path, config: Path | None, everything
     """
     if bool(numbers) == everything:
         raise click.UsageError("say which: one or more IDs, or --all")
-    cluster = _cluster(data, config)
+    cluster = cluster_of(data, config)
     with ledger_of(data, cluster=cluster, write=True) as connection:
         done, lines = _replay(connection, numbers, cluster)
     for line in lines:
@@ -121,10 +120,6 @@ def _replay(connection: Any, numbers: Sequence[int], cluster: "Cluster | None") 
         else:
             lines.append(f"{letter.id}: was published again before")
     return done, lines
-
-
-def _cluster(data: Path, config: Path | None) -> "Cluster | None":
-    return read_site(config or running_config(data)).cluster
 
 
 def _as_json(letter: "Letter") -> dict[str, Any]:

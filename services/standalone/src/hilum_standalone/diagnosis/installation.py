@@ -7,6 +7,7 @@ from pathlib import Path
 from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum.runtime.config import AnyDestination, DicomArchive, DicomDestination, DicomwebArchive, FhirDestination, Site
 from hilum_standalone.diagnosis.check import Check, note, ok, red
+from hilum_standalone.diagnosis.events import events
 from hilum_standalone.folder import is_alive, is_running, processes
 from hilum_standalone.plan import DEMO_DESTINATIONS, LOOPBACK, accepts, dicom_host
 
@@ -66,6 +67,8 @@ def _database(data: Path, cluster: Cluster | None, start: str) -> Iterator[Check
                 yield red("Database", f"schema {version}, this release has {head}", f"restart with: {start}")
                 return
             yield from _stuck(connection)
+            if cluster is not None:
+                yield from events(cluster, connection)
     except Busy as error:
         look = "look at its file and at what holds it open" if cluster is None else "look at the cluster's PostgreSQL"
         yield red("Database", error.reason, look)
