@@ -1,5 +1,6 @@
 """Real tritonservers that are killed, paused, overloaded, wrong or mad, and the client and the worker that ask them."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -214,19 +215,26 @@ def test_what_nobody_waits_for_any_more_leaves_its_place_to_the_next(start: Star
         client(server, answer_s=1.5).answer(TELL, IMAGE)
 
 
-def test_a_model_process_that_dies_alone_is_seen_by_asking(start: Start) -> None:
+def test_a_server_whose_model_process_dies_ends_so_that_it_is_started_again(start: Start) -> None:
     one, other = start(wait_ms=1500), start()
-    [stub] = [p for p in psutil.Process(one.process.pid).children() if "stub" in p.name() or "python" in p.name()]
-    asking = Asking(client(one, silence_s=1))
+    asking = Asking(client(one, other))
     settle()
-    stub.kill()
-    assert isinstance(asking.end(), Retry)
-    with pytest.raises(Busy, match="no model that works"):
-        client(one).answer(TELL, IMAGE)
-    assert client(one, other).answer(TELL, IMAGE).text == REPORT
-    one.stop()
+    [model_process] = [p for p in psutil.Process(one.process.pid).children() if p.name() != "sh"]
+    model_process.kill()
+    assert one.process.popen.wait(10) == -signal.SIGKILL
+    assert asking.end() == REPORT
     one.start()
     assert client(one).answer(TELL, IMAGE).text == REPORT
+
+
+def test_a_server_that_is_told_to_end_ends_without_a_kill_and_leaves_nothing(start: Start) -> None:
+    server = start()
+    assert client(server).answer(TELL, IMAGE).text == REPORT
+    processes = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    assert len(processes) == 3  # the server, its model, and the watch between them
+    server.process.popen.terminate()
+    assert server.process.popen.wait(20) == 0
+    wait_until(lambda: not any(each.is_running() for each in processes), what="the end of them all")
 
 
 @pytest.fixture

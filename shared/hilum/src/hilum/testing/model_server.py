@@ -5,6 +5,7 @@ and gives a fixed answer (hilum_medmo.testing.waiting); both speak the contract 
 be killed, paused and started again on the same port.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -80,7 +81,8 @@ class ModelServer:
     def stop(self) -> None:
         """Ends it if it runs, paused or not."""
         if self._process is not None:
-            self.resume()
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                self.resume()
             self._process.stop()
             self._process = None
 

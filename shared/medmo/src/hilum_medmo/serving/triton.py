@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -67,12 +70,33 @@ class _Stream:
         return self._sender.is_cancelled()
 
 
+class LifeLine:
+    """Ends the server when this process, in which its model runs, ends without having been told to.
+
+    Triton 2.51 goes on without the model, says that it is ready, and answers every request with an error. A server that
+    has ended is seen by all, and started again by whatever started it.
+    """
+
+    _WATCH = 'read -r word; [ "$word" = end ] || [ "$(cat /proc/"$1"/comm)" != "$2" ] || kill -KILL "$1"'
+
+    def __init__(self, server: int) -> None:
+        """`server`: the process to end."""
+        name = Path(f"/proc/{server}/comm").read_text().strip()  # the number may be another's by then
+        command = ["/bin/sh", "-c", self._WATCH, "sh", str(server), name]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def let_go(self) -> None:
+        """From here on this process may end."""
+        self._watch.communicate(b"end\n")
+
+
 class Backend:
     """One instance of the model in Triton."""
 
     def __init__(self, medmo: MedMO, utils: Utils, *, engines: int = 1, most_waiting: int = 64) -> None:
         self._utils = utils
         self._queue = Queue(medmo, engines=engines, most_waiting=most_waiting)
+        self._life_line = LifeLine(os.getppid())
 
     def execute(self, requests: Sequence[InferenceRequest]) -> None:
         """Takes them all; the answers come on their streams."""
@@ -86,6 +110,7 @@ class Backend:
                 self._queue.submit(asked, stream)
 
     def finalize(self) -> None:
+        self._life_line.let_go()
         self._queue.close()
 
 
