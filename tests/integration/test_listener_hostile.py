@@ -35,6 +35,12 @@ PIECE = 16_012
 """16,000 bytes with the headers of their value and PDU."""
 
 
+@pytest.fixture(autouse=True, params=["pynetdicom", "direct"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which an association is read meet the same."""
+    monkeypatch.setattr(Line, "proposes_verification", request.param == "pynetdicom")
+
+
 @pytest.fixture(scope="module")
 def scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = start_scp(tmp_path_factory.mktemp("hostile") / "data")

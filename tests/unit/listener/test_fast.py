@@ -8,7 +8,7 @@ from random import Random
 
 import pynetdicom
 import pytest
-from pynetdicom import acse, association, dul, fsm, transport
+from pynetdicom import acse, association, dul, fsm, presentation, transport
 from pynetdicom.dimse_messages import C_STORE_RQ, C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF as PDataTf
@@ -34,6 +34,11 @@ def test_the_pynetdicom_in_use_is_the_one_that_was_read() -> None:
         (dul.DULServiceProvider.send_pdu, "self.to_provider_queue.put(primitive)"),
         (dul.DULServiceProvider.kill_dul, "self._kill_thread = True"),
         (dul.DULServiceProvider._decode_pdu, "return pdu, event"),
+        (dul.DULServiceProvider._send, "self.socket.send(pdu.encode())"),
+        (fsm.AE_7, "dul._send(A_ASSOCIATE_AC(primitive))"),
+        (presentation.negotiate_unrestricted, "ab_syntax.is_private or ab_syntax in storage_uids"),
+        (presentation.negotiate_unrestricted, "or not hasattr(SOP_CLASS_MODULE, ab_syntax.keyword)"),
+        (presentation.negotiate_unrestricted, "cx.transfer_syntax = [rcx.transfer_syntax[0]]"),
         (dul.DULServiceProvider._read_pdu_data, "self._recv_pdu.put(pdu)"),
         (association.Association._run_reactor, "self._reactor_checkpoint.wait() self._is_paused = False"),
         (association.Association._run_reactor, "self.dimse.get_msg(block=False)"),
@@ -62,7 +67,7 @@ def test_every_override_overrides_something() -> None:
         (
             fast.FastDul,
             dul.DULServiceProvider,
-            ["run_reactor", "send_pdu", "kill_dul", "stop_dul", "_is_transport_event"],
+            ["run_reactor", "send_pdu", "_send", "kill_dul", "stop_dul", "_is_transport_event"],
         ),
         (accept.FastRequestHandler, transport.RequestHandler, ["_create_association"]),
         (

@@ -54,6 +54,9 @@ def store_rq(instance: str, *, data_set_follows: bool = True) -> bytes:
 class Line:
     """A connection to the listener that can say anything."""
 
+    proposes_verification = True
+    """Then the association is pynetdicom's from the start, else direct.py has it."""
+
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
 
@@ -64,17 +67,20 @@ class Line:
         return self
 
     def associate(self) -> Self:
-        self.send(associate_rq([(1, CR, EXPLICIT), (3, VERIFICATION, EXPLICIT)]))
+        verification = [(3, VERIFICATION, EXPLICIT)] if self.proposes_verification else []
+        self.send(associate_rq([(1, CR, EXPLICIT), *verification]))
         assert self.receive() == ASSOCIATE_AC
         return self
 
     def receive(self) -> int:
         """The type of the next PDU, which is read whole; 0 when the connection is closed."""
+        found = self.whole()
+        return found[0] if found else 0
+
+    def whole(self) -> bytes:
+        """The next PDU; empty when the connection is closed."""
         head = self._exactly(6)
-        if len(head) < 6:
-            return 0
-        self._exactly(struct.unpack(">BxI", head)[1])
-        return head[0]
+        return head + self._exactly(struct.unpack(">BxI", head)[1]) if len(head) == 6 else b""
 
     def end(self, *, within_s: float = 8.0) -> int:
         """Reads until the listener aborts or closes; the last PDU's type, 0 when there was none.

@@ -4,11 +4,15 @@ import resource
 import socket
 import struct
 import threading
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.transport import AddressInformation, AssociationSocket, RequestHandler
 
+from hilum_listener.transport.direct import Carried
 from hilum_listener.transport.fast import FastAssociation, OpenReception
 from hilum_listener.transport.tls import TlsServer
 
@@ -17,6 +21,12 @@ _READ_S = 0.5
 _MAX_THREADS = 2000
 """Two for each connection, half-open ones too: beyond a thousand of those a new one is closed."""
 _MAX_FILES = 1 << 16
+
+
+class DirectHost(Protocol):
+    """Serves a plain connection, or gives it to `carry_on` with what came on it."""
+
+    def serve(self, connection: socket.socket, address: str, carry_on: Callable[[Carried], None]) -> None: ...
 
 
 def allow_many_connections() -> None:
@@ -32,31 +42,36 @@ class FastRequestHandler(RequestHandler):
     server: "FastServer"
 
     def _create_association(self) -> Association:
-        server, ae = self.server, self.ae
-        association = FastAssociation(ae, "acceptor")
-        association._server = server
-        association.name = "AcceptorThread"
-        association.set_socket(AssociationSocket(association, client_socket=self.request))
-        association.dul.open_reception = server.open_reception
-        acceptor = association.acceptor
-        acceptor.maximum_length = ae.maximum_pdu_size
-        acceptor.ae_title = server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = ae.implementation_class_uid
-        acceptor.implementation_version_name = ae.implementation_version_name
-        acceptor.supported_contexts = server.contexts
-        association.requestor.address_info = AddressInformation.from_tuple(self.client_address)
-        association._handlers = {
-            event: list(bound) if isinstance(bound, list) else bound for event, bound in server._handlers.items()
-        }
-        return association
+        return make_association(self.server, self.request, self.client_address)
+
+
+def make_association(server: "FastServer", connection: Any, client_address: Any) -> FastAssociation:
+    ae = server.ae
+    association = FastAssociation(ae, "acceptor")
+    association._server = server
+    association.name = "AcceptorThread"
+    association.set_socket(AssociationSocket(association, client_socket=connection))
+    association.dul.open_reception = server.open_reception
+    acceptor = association.acceptor
+    acceptor.maximum_length = ae.maximum_pdu_size
+    acceptor.ae_title = server.ae_title
+    acceptor.address_info = AddressInformation.from_tuple(server.server_address)
+    acceptor.implementation_class_uid = ae.implementation_class_uid
+    acceptor.implementation_version_name = ae.implementation_version_name
+    acceptor.supported_contexts = server.contexts
+    association.requestor.address_info = AddressInformation.from_tuple(client_address)
+    association._handlers = {
+        event: list(bound) if isinstance(bound, list) else bound for event, bound in server._handlers.items()
+    }
+    return association
 
 
 class FastServer(TlsServer):
-    """Accepts plain connections in its own thread, TLS ones in one each (their handshake waits for the caller)."""
+    """Plain connections are served directly, in threads that are used again; TLS ones in one each, by pynetdicom."""
 
     request_queue_size = 512
     open_reception: OpenReception | None = None
+    host: DirectHost | None = None
     daemon_threads = True
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -64,10 +79,18 @@ class FastServer(TlsServer):
             self.shutdown_request(request)
             return
         prepare(request, timeout_s=self.ae.network_timeout)
-        if self.ssl_context is not None:
+        if self.ssl_context is not None or self.host is None:
             super().process_request(request, client_address)
         else:
-            self.process_request_thread(request, client_address)
+            self.host.serve(request, client_address[0], partial(self._carry_on, request, client_address))
+
+    def _carry_on(self, connection: Any, client_address: Any, carried: Carried) -> None:
+        """Lets pynetdicom have an association from its first byte on, or from where direct.py left it."""
+        association = make_association(self, connection, client_address)
+        association.carried = carried
+        association.dul.carry_on(carried)
+        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": client_address})
+        association.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: the connection is closed, and the peer sees that."""

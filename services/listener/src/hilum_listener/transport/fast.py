@@ -24,8 +24,10 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import A_ASSOCIATE_AC
 
 from hilum_listener.handlers.receive import Reception
+from hilum_listener.transport.direct import BUFFER, FIRST_BUFFER, MIN_PROGRESS, Carried
 from hilum_listener.transport.pdata import (
     P_DATA_TF,
     PDU_HEADER,
@@ -38,11 +40,8 @@ from hilum_listener.transport.pdata import (
 )
 
 PYNETDICOM = "3.0.4"
-_FIRST_BUFFER, _BUFFER = 1 << 14, 1 << 18
 _MAX_ORDINARY_PDU = 1 << 20
 _MAX_ORDINARY_MESSAGE = 1 << 24
-_MIN_PROGRESS = 1 << 14
-"""Bytes that restart the idle timer while a message is incomplete; less is a peer that only seems to be alive."""
 _LONGEST_WAIT_S = 5.0
 _STOP_S = 0.05
 _CLOSED, _UNREADABLE = "Evt17", "Evt19"  # PS3.8 table 9-10
@@ -58,6 +57,7 @@ class FastAssociation(Association):
         self.settled = threading.Event()
         """Set when everyone has heard that the association is established."""
         self.quiet_since: float | None = time.monotonic()
+        self.carried: Carried | None = None
         super().__init__(ae, mode)
         self.dul: FastDul = FastDul(self)
         self.acse_timeout = ae.acse_timeout
@@ -130,13 +130,25 @@ class FastDul(DULServiceProvider):
         self._poll = select.poll()
         self._poll.register(self._waker, select.POLLIN)
         self._polled = -1
-        self._buffer = memoryview(bytearray(_FIRST_BUFFER))
+        self._buffer = memoryview(bytearray(FIRST_BUFFER))
         self._at = self._end = 0
         self._progress = self._message_size = 0
+        self._rest: bytes | None = None
         self._syntaxes: dict[int, str] = {}
         self._request: StoreRequest | None = None
         self._walk: DataSetWalk | None = None
         self._reception: Reception | None = None
+
+    def carry_on(self, carried: Carried) -> None:
+        """Begins with what came already; an acceptance that was sent is not sent again, and the rest waits for it."""
+        self._make_room(len(carried.request))
+        self._end = len(carried.request)
+        self._buffer[: self._end] = carried.request
+        self._rest = carried.rest
+
+    def _send(self, pdu: Any) -> None:
+        if self._rest is None or not isinstance(pdu, A_ASSOCIATE_AC):
+            super()._send(pdu)
 
     def run_reactor(self) -> None:
         try:
@@ -182,8 +194,16 @@ class FastDul(DULServiceProvider):
         if connection is None:
             self._wait(None)
             return False
-        if self.state_machine.current_state == "Sta13":
+        state = self.state_machine.current_state
+        if state == "Sta13":
             return self._linger(connection)
+        if self._rest is not None and state == "Sta6":
+            self._make_room(self._end + len(self._rest))
+            self._buffer[self._end : self._end + len(self._rest)] = self._rest
+            self._end, self._rest = self._end + len(self._rest), None
+        elif self._rest is not None and self._at == self._end:
+            self._wait(None)
+            return False
         while True:
             if self._take(connection):
                 return self._progressed()
@@ -191,7 +211,7 @@ class FastDul(DULServiceProvider):
                 return self._progressed()
 
     def _progressed(self) -> bool:
-        if self._progress < _MIN_PROGRESS:
+        if self._progress < MIN_PROGRESS:
             return False
         self._progress = 0
         return True
@@ -275,7 +295,7 @@ class FastDul(DULServiceProvider):
         assert self._request is not None
         status = self._reception.finish()
         self._reception = self._walk = None
-        self._progress += _MIN_PROGRESS
+        self._progress += MIN_PROGRESS
         try:
             connection.sendall(self._request.response(status))
         except OSError:
@@ -308,13 +328,13 @@ class FastDul(DULServiceProvider):
         self._recv_pdu.put(pdu)
         self.event_queue.put(event)
         self.assoc.quiet_since = time.monotonic()
-        self._progress += _MIN_PROGRESS if self.assoc.dimse.message is None else length
+        self._progress += MIN_PROGRESS if self.assoc.dimse.message is None else length
         return True
 
     def _make_room(self, size: int) -> None:
         """Lets the buffer hold so many bytes from `_at` on."""
         if size > len(self._buffer):
-            grown = memoryview(bytearray(max(size, _BUFFER)))
+            grown = memoryview(bytearray(max(size, BUFFER)))
             grown[: self._end - self._at] = self._buffer[self._at : self._end]
             self._buffer, self._end, self._at = grown, self._end - self._at, 0
 
@@ -325,7 +345,7 @@ class FastDul(DULServiceProvider):
         piece back until the one before it is acknowledged.
         """
         if self._reception is not None:
-            self._make_room(_BUFFER)
+            self._make_room(BUFFER)
         if self._at == self._end:
             self._at = self._end = 0
         elif self._at:
@@ -348,7 +368,7 @@ class FastDul(DULServiceProvider):
             return False
         self._end += size
         self._progress += size
-        if self._progress >= _MIN_PROGRESS and self._reception is not None:
+        if self._progress >= MIN_PROGRESS and self._reception is not None:
             self._progress = 0
             self._idle_timer.restart()
         return True

@@ -2,10 +2,11 @@
 
 import itertools
 import os
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -28,8 +29,10 @@ from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
 from hilum_listener.transport.accept import FastRequestHandler, FastServer, allow_many_connections
 from hilum_listener.transport.certificates import certificate_der, server_context
+from hilum_listener.transport.direct import Carried, Direct, Threads
 from hilum_listener.transport.fast import FastAssociation
 from hilum_listener.transport.pdata import StoreRequest
+from hilum_listener.transport.request import Answer, user_information
 from hilum_listener.transport.services import Services, contexts
 from hilum_listener.transport.tls import peer_certificate, shake_hands
 
@@ -60,7 +63,14 @@ class Scp:
         self._prefix = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._open: dict[Association, Peer | None] = {}
+        self._open: dict[Association | Direct, Peer | None] = {}
+        self._directs: set[Direct] = set()
+        self._threads = Threads()
+        self.user = user_information(
+            max_pdu=settings.max_pdu, class_uid=IMPLEMENTATION_CLASS_UID, version=IMPLEMENTATION_VERSION
+        )
+        self.acse_timeout_s = _ACSE_TIMEOUT_S
+        self.idle_timeout_s = settings.idle_timeout_s
         self._noted: WeakSet[Association] = WeakSet()
         self._ids: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
         self._servers: list[Any] = []
@@ -122,6 +132,7 @@ class Scp:
             request_handler=FastRequestHandler,
         )
         server.open_reception = self._open_reception
+        server.host = self
         self._ae._servers.append(server)  # where its shutdown looks for it
         threading.Thread(target=server.serve_forever, name="dicom-server", daemon=True).start()
         self._servers.append(server)
@@ -133,22 +144,50 @@ class Scp:
             server.shutdown()
         deadline = time.monotonic() + _DRAIN_S
         while time.monotonic() < deadline:
-            waiting = [a for a in self._ae.active_associations if a.is_acceptor]
+            waiting = self._waiting()
             if not waiting:
                 break
             for association in waiting:
-                quiet = association.quiet_since if isinstance(association, FastAssociation) else None
+                quiet = association.quiet_since if isinstance(association, FastAssociation | Direct) else None
                 if quiet is not None and time.monotonic() - quiet > _IDLE_BEFORE_ABORT_S and _is_idle(association):
                     self._abort(association)
             time.sleep(0.05)
-        for association in self._ae.active_associations:
+        for association in self._waiting():
             self._abort(association)
 
-    def _abort(self, association: Association) -> None:
+    def _waiting(self) -> "list[Association | Direct]":
+        with self._lock:
+            return [*self._directs, *(a for a in self._ae.active_associations if a.is_acceptor)]
+
+    def _abort(self, association: "Association | Direct") -> None:
         threading.Thread(target=association.abort, name="abort", daemon=True).start()
 
+    def serve(self, connection: socket.socket, address: str, carry_on: Callable[[Carried], None]) -> None:
+        """Of a plain connection; returns at once."""
+        direct = Direct(connection, address, f"{self._prefix}-{next(self._numbers)}", self, carry_on)
+        self._threads.run(direct.run)
+
+    def admit(self, direct: Direct, accepted: Answer) -> bool:
+        admitted = self._admit(accepted.called_ae, accepted.calling_ae, direct.address, None)
+        if isinstance(admitted, Refusal) or self._take(direct, admitted) is not None:
+            return False
+        direct.calling_ae = accepted.calling_ae
+        with self._lock:
+            self._directs.add(direct)
+        return True
+
+    def established(self, direct: Direct) -> None:
+        self._note(direct, "opened")
+
+    def ended(self, direct: Direct, change: str) -> None:
+        with self._lock:
+            self._open.pop(direct, None)
+            self._directs.discard(direct)
+        self._note(direct, change)
+
     def _connected(self, event: evt.Event) -> None:
-        self._ids[event.assoc] = f"{self._prefix}-{next(self._numbers)}"
+        carried = getattr(event.assoc, "carried", None)
+        self._ids[event.assoc] = carried.direct.identity if carried else f"{self._prefix}-{next(self._numbers)}"
         holder = event.assoc.dul.socket
         if holder is None or holder.socket is None:
             return
@@ -163,15 +202,16 @@ class Scp:
         request = association.requestor.primitive
         if request is None:
             return
+        carried = getattr(association, "carried", None)
+        if carried is not None and carried.rest is not None:
+            self._carry(association, carried.direct)
+            return
         holder = association.dul.socket
-        admitted = admit(
-            called_ae=str(request.called_ae_title),
-            calling_ae=str(request.calling_ae_title),
-            address=str(association.requestor.address),
-            own_ae=self._settings.ae_title,
-            peers=self._settings.peers,
-            certificate=peer_certificate(holder.socket if holder else None),
-            certificate_of=self._certificates.get,
+        admitted = self._admit(
+            str(request.called_ae_title),
+            str(request.calling_ae_title),
+            str(association.requestor.address),
+            peer_certificate(holder.socket if holder else None),
         )
         refused = admitted if isinstance(admitted, Refusal) else self._take(association, admitted)
         if refused is not None:
@@ -181,7 +221,25 @@ class Scp:
             association.acse.send_reject(*refused.value)
             association.kill()
 
-    def _take(self, association: Association, peer: Peer | None) -> Refusal | None:
+    def _admit(self, called_ae: str, calling_ae: str, address: str, certificate: bytes | None) -> Peer | Refusal | None:
+        return admit(
+            called_ae=called_ae,
+            calling_ae=calling_ae,
+            address=address,
+            own_ae=self._settings.ae_title,
+            peers=self._settings.peers,
+            certificate=certificate,
+            certificate_of=self._certificates.get,
+        )
+
+    def _carry(self, association: Association, direct: Direct) -> None:
+        """An association that was counted in and noted already."""
+        with self._lock:
+            self._open[association] = self._open.pop(direct, None)
+            self._directs.discard(direct)
+        self._noted.add(association)
+
+    def _take(self, association: Association | Direct, peer: Peer | None) -> Refusal | None:
         """Counts the association in until its thread ends, or says why it is one too many."""
         with self._lock:
             self._open = {other: its for other, its in self._open.items() if other.is_alive()}
@@ -196,8 +254,9 @@ class Scp:
         return None
 
     def _established(self, event: evt.Event) -> None:
-        self._noted.add(event.assoc)
-        self._note(event.assoc, "opened")
+        if event.assoc not in self._noted:
+            self._noted.add(event.assoc)
+            self._note(event.assoc, "opened")
 
     def _ended(self, event: evt.Event, change: str) -> None:
         with self._lock:
@@ -206,7 +265,7 @@ class Scp:
             self._noted.discard(event.assoc)
             self._note(event.assoc, change)
 
-    def _note(self, association: Association, change: str) -> None:
+    def _note(self, association: Association | Direct, change: str) -> None:
         calling_ae, peer, identity = self._who(association)
         entry = AssociationChanged(change, calling_ae, peer, identity, self._clock.now())
         try:
@@ -214,7 +273,9 @@ class Scp:
         except OSError:  # the next instance will meet the same and be refused
             _LOG.error("association not journaled", association=identity, state=change)
 
-    def _open_reception(self, association: Association, request: StoreRequest, transfer_syntax_uid: str) -> Reception:
+    def _open_reception(
+        self, association: Association | Direct, request: StoreRequest, transfer_syntax_uid: str
+    ) -> Reception:
         return self._reception(
             association,
             request.sop_class.decode("latin-1"),
@@ -222,7 +283,12 @@ class Scp:
             transfer_syntax_uid,
         )
 
-    def _reception(self, association: Association, sop_class: str, sop_instance: str, syntax: str) -> Reception:
+    def reception(self, direct: Direct, request: StoreRequest, transfer_syntax_uid: str) -> Reception:
+        return self._open_reception(direct, request, transfer_syntax_uid)
+
+    def _reception(
+        self, association: Association | Direct, sop_class: str, sop_instance: str, syntax: str
+    ) -> Reception:
         calling_ae, peer, identity = self._who(association)
         request = Request(sop_class, sop_instance, syntax, calling_ae, peer, identity)
         return Reception(request, self._spool, self._journal, self._clock.now)
@@ -242,11 +308,15 @@ class Scp:
             reception.write((dataset,))
         return int(reception.finish())
 
-    def _who(self, association: Association) -> tuple[str, str, str]:
+    def _who(self, association: Association | Direct) -> tuple[str, str, str]:
         """Calling AE title, address and id of the association."""
+        if isinstance(association, Direct):
+            return association.calling_ae, association.address, association.identity
         requestor = association.requestor
         return str(requestor.ae_title).strip()[:16], str(requestor.address), self._ids.get(association, "")
 
 
-def _is_idle(association: Association) -> bool:
+def _is_idle(association: Association | Direct) -> bool:
+    if isinstance(association, Direct):
+        return True
     return association.dimse.message is None and association.dimse.msg_queue.empty()
