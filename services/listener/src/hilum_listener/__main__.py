@@ -6,15 +6,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hilum.domain.errors import Busy
-from hilum.ports.clock import Clock, SystemClock
+from hilum.ports.clock import SystemClock
 from hilum.runtime import logs
-from hilum.runtime.cluster import Cluster, SecretMissing
+from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import AnyArchive, ConfigError, Site, load
+from hilum.runtime.health import Health
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import JournalWriter
@@ -35,11 +34,9 @@ from hilum_listener.settings import (
 from hilum_listener.transport.certificates import CertificateUnusable, certificate_der
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from hilum.adapters.eventlog import EventLog
     from hilum_listener.handlers.archive import Archive
     from hilum_listener.handlers.fetch_bring import Source
+    from hilum_listener.state import State
 
 _LOG = logs.Log("hilum.listener")
 _JOIN_S = 9.5
@@ -88,9 +85,11 @@ def _roles(given: argparse.Namespace, places: Places, site: Site) -> dict[str, R
     """
     roles: dict[str, Role] = {}
     if "scp" in given.roles:
+        roles["health of scp"] = _health(places, "scp")
         roles["scp"] = _scp(places, ScpSettings.of(site, port=given.port))
     if "stow" in given.roles:
         stow = StowSettings.of(site, port=given.http_port)
+        roles["health of stow"] = _health(places, "stow")
         roles["stow"] = _stow(Places(given.data, incoming_name="incoming-stow"), stow)
     if "fetch" in given.roles:
         roles["fetch"] = _fetch(Places(given.data, incoming_name="incoming-fetch"), site)
@@ -175,41 +174,11 @@ def _stow(places: Places, settings: StowSettings) -> Role:
     return run
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Where the index is kept and how messages travel: this machine's SQLite, or the cluster's servers."""
-
-    engine: "Engine"
-    clock: Clock
-    events: "EventLog"
-    cluster: Cluster | None
-
-    @classmethod
-    def of(cls, places: Places, site: Site) -> "_State":
-        from hilum.adapters.eventlog import event_log
-        from hilum.adapters.sql.clock import clock_of
-        from hilum.adapters.sql.database import open_state
-
-        engine = open_state(places.data, site.cluster, application="hilum-listener")
-        clock = clock_of(engine)
-        return cls(engine, clock, event_log(engine, site.cluster, clock), site.cluster)
-
-    def wait(self, stop: threading.Event) -> None:
-        """Returns once the database answers and is migrated, or `stop` is set."""
-        from hilum_listener.handlers.assemble import wait_for_schema
-
-        while not stop.is_set():
-            wait_for_schema(self.engine, stop)
-            try:
-                self.clock.now()
-            except Busy:
-                continue
-            return
-
-
 def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, Role]:
-    state = _State.of(places, site)
-    roles: dict[str, Role] = {}
+    from hilum_listener.state import State
+
+    state = State.of(places.data, site.cluster)
+    roles: dict[str, Role] = {"health": _health(places, "index", state)}
     if "assemble" in names:
         roles["assemble"] = _assemble(places, site, state)
     if "route" in names:
@@ -221,7 +190,17 @@ def _database_roles(names: list[str], places: Places, site: Site) -> dict[str, R
     return roles
 
 
-def _relay(state: _State) -> Role:
+def _health(places: Places, name: str, state: "State | None" = None) -> Role:
+    """Says in `run/<name>.health` what is waited for; the front door waits for nothing."""
+
+    def run(stop: threading.Event) -> None:
+        Health(places.data, name, {} if state is None else state.checks()).start(stop)
+        stop.wait()
+
+    return run
+
+
+def _relay(state: "State") -> Role:
     def run(stop: threading.Event) -> None:
         state.wait(stop)
         state.events.run_relay(stop, _LOG)
@@ -229,7 +208,7 @@ def _relay(state: _State) -> Role:
     return run
 
 
-def _assemble(places: Places, site: Site, state: _State) -> Role:
+def _assemble(places: Places, site: Site, state: "State") -> Role:
     from hilum.adapters.folder import FolderInstances
     from hilum.adapters.instances import open_instances
     from hilum_listener.handlers.assemble import Assembler
@@ -272,7 +251,7 @@ def _assemble(places: Places, site: Site, state: _State) -> Role:
     return run
 
 
-def _route(places: Places, site: Site, state: _State) -> Role:
+def _route(places: Places, site: Site, state: "State") -> Role:
     from hilum.adapters.sql.database import transaction
     from hilum.contracts.topics import STUDY_READY
     from hilum.runtime.consume import consume
@@ -291,7 +270,7 @@ def _route(places: Places, site: Site, state: _State) -> Role:
     return run
 
 
-def _commit(places: Places, site: Site, state: _State) -> Role:
+def _commit(places: Places, site: Site, state: "State") -> Role:
     from hilum_listener.handlers.reports import Reporter
     from hilum_listener.transport.event_report import NewAssociation
 
@@ -309,9 +288,10 @@ def _fetch(places: Places, site: Site) -> Role:
     from hilum.adapters.instances import open_instances
     from hilum_listener.handlers.fetch import Fetcher
     from hilum_listener.handlers.fetch_bring import Bringer
+    from hilum_listener.state import State
     from hilum_listener.transport.archive_dimse import receive_into_files
 
-    state = _State.of(places, site)
+    state = State.of(places.data, site.cluster)
     store = open_instances(places.data, site.cluster)
 
     def run(stop: threading.Event) -> None:
@@ -326,6 +306,7 @@ def _fetch(places: Places, site: Site) -> Role:
         if left:
             _LOG.warning("removed half-written files", count=left)
         receive_into_files(places.incoming)
+        Health(places.data, "fetch", state.checks()).start(stop)
         state.wait(stop)
         if stop.is_set():
             return

@@ -16,6 +16,7 @@ from typing import IO
 
 from sqlalchemy import Engine
 
+from hilum.adapters.dependencies import checks_of
 from hilum.adapters.eventlog import event_log
 from hilum.adapters.redis.address import redis_url
 from hilum.adapters.sql.clock import clock_of
@@ -26,6 +27,7 @@ from hilum.ports.wakeups import WakeUps
 from hilum.runtime import logs
 from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum.runtime.config import ConfigError, load
+from hilum.runtime.health import Health
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_results.encode import ENCODERS
 from hilum_results.encode.warm import warm_up
@@ -97,6 +99,7 @@ def _in_cluster(role: str, settings: Settings, cluster: Cluster) -> int:
     stop = stop_on_signals()
     stop_with_parent(stop)
     engine = _open(settings, cluster)
+    Health(settings.data, f"results-{role}", checks_of(engine, cluster, redis=True)).start(stop)
     wakeups = CeleryWakeUps(make_app(redis_url(cluster)), settings.served, log=_LOG)
     try:
         _wait_for_schema(engine, stop)

@@ -7,16 +7,21 @@ import argparse
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from hilum.adapters.dependencies import checks_of
 from hilum.adapters.eventlog import event_log
 from hilum.adapters.instances import open_instances
 from hilum.adapters.sql.clock import clock_of
 from hilum.adapters.sql.database import open_state
+from hilum.domain.errors import Busy
 from hilum.ports.model import Model
 from hilum.runtime import logs
 from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import ConfigError, load
+from hilum.runtime.health import Health
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_medmo import CheckpointError
 from hilum_worker import medmo
@@ -40,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         site = load(given.config)
         engine = open_state(given.data, site.cluster, application="hilum-worker")
         store = open_instances(given.data, site.cluster)
+        checks = checks_of(engine, site.cluster)
         clock = clock_of(engine)
         events = event_log(engine, site.cluster, clock)
     except (ConfigError, SecretMissing) as error:
@@ -49,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings.of(site, data=given.data, checkpoint=checkpoint)
     stop = stop_on_signals()
     stop_with_parent(stop)
+    loaded: list[Model] = []
+    Health(settings.data, given.name, {**checks, "model": partial(_check_model, loaded)}).start(stop)
     try:
         model = _model(settings, stop)
     except CheckpointError as error:
@@ -56,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if model is None:
         return 0
+    loaded.append(model)
     wait_for_schema(engine, stop)
     if stop.is_set():
         return 0
@@ -64,6 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
         return serve(settings, engine, model, store, clock, stop, events=events)
     finally:
         engine.dispose()
+
+
+def _check_model(loaded: Sequence[Model]) -> None:
+    """Raises: Busy: no model yet, or none that answers now."""
+    if not loaded:
+        raise Busy("none is loaded, or no model server has said which it has")
+    loaded[0].ready()
 
 
 def _model(settings: Settings, stop: threading.Event) -> Model | None:
