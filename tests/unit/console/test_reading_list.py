@@ -193,3 +193,28 @@ def test_with_20000_studies_the_pages_are_the_reading_order_of_all_that_are_on_t
     assert [place for place, _ in found] == list(order)
     assert [row.study_uid for _, row in found] == [place.entry.study_instance_uid for place in order]
     assert list_page(many, taken, LIMITS, NOW, 10**6).part.number == first.part.of
+
+
+def test_a_commit_is_seen_at_once_and_very_many_studies_are_counted_once_a_minute(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots = Snapshots(engine, keep_ended=KEEP)
+
+    def seen(after: timedelta = timedelta(0)) -> tuple[int, int]:
+        with reading(engine) as connection:
+            taken = snapshots.current(connection, NOW + after)
+            return len(taken.standings), taken.studies
+
+    def add(name: str) -> None:
+        with transaction(engine) as connection:
+            study(connection, name, age=timedelta(0))
+
+    add("one")
+    assert seen() == (1, 1)
+    add("two")
+    assert seen() == (2, 2)
+    monkeypatch.setattr("hilum_console.snapshot._MANY", 2)
+    add("three")
+    assert seen() == (3, 2)
+    assert seen(timedelta(seconds=61)) == (3, 3)
+    snapshots.close()

@@ -26,7 +26,7 @@ from hilum_console.timeline import Step, steps
 _ASPECT_IMAGES = 64  # a header is read for so many images of a page at most; the model is never shown more
 
 
-PAGE_ROWS = 200
+PAGE_ROWS = 100
 """Studies on one page of a list."""
 
 

@@ -32,7 +32,7 @@ from hilum.testing.clock import SetClock
 from hilum.testing.many_studies import fill_many
 from hilum.testing.postgresql import postgresql
 from hilum_console.pages import all_page, list_page
-from hilum_console.snapshot import Snapshot
+from hilum_console.snapshot import Snapshot, Snapshots
 from hilum_listener.handlers.route import Router
 from hilum_listener.settings import Places
 from hilum_listener.testing import QUIET, Listener
@@ -99,13 +99,22 @@ def _copied(column: "sa.Column[object]") -> str:
 
 def page_s(engine: Engine, turns: int) -> list[float]:
     """Seconds for the first page, as the page asks for it after somebody committed; sorted."""
-    limits = Worklist().to_domain()
+    limits, snapshots = Worklist().to_domain(), Snapshots(engine, keep_ended=KEEP)
 
     def page() -> None:
-        with reading(engine) as connection:
-            list_page(connection, Snapshot(connection, now=NOW, keep_ended=KEEP), limits, NOW)
+        with transaction(engine) as connection:  # as if somebody had written something
+            connection.execute(sa.text("SELECT pg_current_xact_id()"))
+        spent.append(_seconds(show))
 
-    return sorted(_seconds(page) for _ in range(turns))
+    def show() -> None:
+        with reading(engine) as connection:
+            list_page(connection, snapshots.current(connection, NOW), limits, NOW)
+
+    spent: list[float] = []
+    for _ in range(turns):
+        page()
+    snapshots.close()
+    return sorted(spent)
 
 
 def all_s(engine: Engine, turns: int) -> list[float]:

@@ -130,7 +130,7 @@ def list_quarantine(connection: Connection) -> list[QuarantineRow]:
     """Received bytes that could not be indexed, newest first."""
     names = [f.name for f in fields(QuarantineRow)]
     query = sa.select(*(quarantine.c[name] for name in names)).order_by(quarantine.c.id.desc())
-    return [QuarantineRow(*row) for row in connection.execute(query)]
+    return [QuarantineRow(*row) for row in connection.execute(query).all()]
 
 
 def list_dead_letters(connection: Connection) -> list[DeadLetterRow]:
@@ -138,7 +138,7 @@ def list_dead_letters(connection: Connection) -> list[DeadLetterRow]:
     names = [f.name for f in fields(DeadLetterRow)]
     query = sa.select(*(dead_letters.c[name] for name in names)).order_by(dead_letters.c.id.desc())
     query = query.where(dead_letters.c.replayed_at.is_(None))
-    return [DeadLetterRow(*row) for row in connection.execute(query)]
+    return [DeadLetterRow(*row) for row in connection.execute(query).all()]
 
 
 def count_dead_letters(connection: Connection) -> int:
@@ -186,7 +186,7 @@ def _rows(connection: Connection, condition: sa.ColumnElement[bool]) -> list[Stu
     )
     newest = _newest_results(connection, condition)
     sent = _briefs(connection, condition)
-    return [_row(row, newest.get(row.study_instance_uid), sent) for row in connection.execute(query)]
+    return [_row(row, newest.get(row.study_instance_uid), sent) for row in connection.execute(query).all()]
 
 
 def _labelled(table: sa.Table, *names: str) -> list[sa.Label[Any]]:
@@ -259,7 +259,7 @@ def _newest_keys(condition: sa.ColumnElement[bool]) -> sa.Subquery:
 def _newest_results(connection: Connection, condition: sa.ColumnElement[bool]) -> dict[str, Row[Any]]:
     keys = _newest_keys(condition)
     query = sa.select(keys, results.c.findings).join(results, results.c.result_key == keys.c.result_key)
-    return {row.study_instance_uid: row for row in connection.execute(query)}
+    return {row.study_instance_uid: row for row in connection.execute(query).all()}
 
 
 def _briefs(connection: Connection, condition: sa.ColumnElement[bool]) -> dict[str, list[DeliveryBrief]]:
@@ -271,7 +271,7 @@ def _briefs(connection: Connection, condition: sa.ColumnElement[bool]) -> dict[s
         .order_by(deliveries.c.destination, deliveries.c.format)
     )
     found: dict[str, list[DeliveryBrief]] = defaultdict(list)
-    for row in connection.execute(query):
+    for row in connection.execute(query).all():
         found[row.result_key].append(
             DeliveryBrief(row.destination, Format(row.format), DeliveryState(row.state), row.attempts, row.reason)
         )

@@ -7,6 +7,7 @@ The cost grows with the list and not with the number of studies: who has no end 
 assembler has not marked as closed, which are those of the last seconds and those that really have none.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,8 @@ from hilum.adapters.sql.tables import outcomes, results, revisions, studies
 from hilum.domain.results import AiState
 from hilum.domain.study import OrderPriority
 from hilum.domain.worklist import Entry
+
+_AT_ONCE = 500  # bound values of one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +42,59 @@ class Standing:
         return self.entry.study_instance_uid
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Of one result: its urgent labels, and how many findings it has."""
+
+    urgent_labels: tuple[str, ...] = ()
+    findings: int = 0
+
+
+class ReadingList:
+    """Reads the list again and again, and what a result says only once: it never changes."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, _Said] = {}
+
+    def read(self, connection: Connection, *, ended_since: datetime) -> tuple[Standing, ...]:
+        """Every study whose newest revision has not ended, or ended at `ended_since` or later; in no order."""
+        rows = connection.execute(_query(ended_since)).all()
+        keys = {row.study_instance_uid: row.result_key for row in rows if row.result_key is not None}
+        keys.update(
+            _earlier_keys(connection, [r.study_instance_uid for r in rows if not r.result_key and r.revision > 1])
+        )
+        used = {key: self._said[key] for key in keys.values() if key in self._said}
+        used.update(_what_they_say(connection, [key for key in keys.values() if key not in used]))
+        self._said = used
+        nothing = _Said()
+        return tuple(_standing(row, used.get(keys.get(row.study_instance_uid, ""), nothing)) for row in rows)
+
+
 def reading_list(connection: Connection, *, ended_since: datetime) -> tuple[Standing, ...]:
-    """Every study whose newest revision has not ended, or ended at `ended_since` or later; in no order."""
-    listed = _listed(ended_since)
+    """As `ReadingList.read`, once."""
+    return ReadingList().read(connection, ended_since=ended_since)
+
+
+def _query(ended_since: datetime) -> sa.Select[Any]:
     first = revisions.alias("first_revision")
 
     def same(table: sa.FromClause, revision: Any) -> sa.ColumnElement[bool]:
         return sa.and_(table.c.study_instance_uid == studies.c.study_instance_uid, table.c.revision == revision)
 
-    query = (
+    return (
         sa.select(
             studies.c.study_instance_uid,
+            studies.c.revision,
             studies.c.order_priority,
             studies.c.last_received_at,
             studies.c.receiving,
             first.c.last_received_at.label("first_complete_at"),
             outcomes.c.state,
+            outcomes.c.result_key,
         )
         .select_from(studies.outerjoin(first, same(first, 1)).outerjoin(outcomes, same(outcomes, studies.c.revision)))
-        .where(studies.c.study_instance_uid.in_(listed))
+        .where(studies.c.study_instance_uid.in_(_listed(ended_since)))
     )
-    said = _said(connection, listed)
-    return tuple(_standing(row, said.get(row.study_instance_uid, {})) for row in connection.execute(query))
 
 
 def _listed(ended_since: datetime) -> sa.CompoundSelect[Any]:
@@ -77,27 +111,45 @@ def _listed(ended_since: datetime) -> sa.CompoundSelect[Any]:
     )
 
 
-def _said(connection: Connection, listed: sa.CompoundSelect[Any]) -> dict[str, dict[str, Any]]:
-    """What the newest result of each study says; empty where it is negative, which spares reading it."""
-    query = (
-        sa.select(
-            outcomes.c.study_instance_uid,
-            sa.case((results.c.state != AiState.NEGATIVE.value, results.c.findings), else_=sa.null()).label("findings"),
+def _earlier_keys(connection: Connection, study_uids: Sequence[str]) -> dict[str, str]:
+    """Of studies whose newest revision has no result: the key of the newest one that has."""
+    found: dict[str, str] = {}
+    for some in _parts(study_uids):
+        query = (
+            sa.select(outcomes.c.study_instance_uid, outcomes.c.result_key)
+            .where(outcomes.c.study_instance_uid.in_(some), outcomes.c.result_key.is_not(None))
+            .order_by(outcomes.c.revision)
         )
-        .join(results, results.c.result_key == outcomes.c.result_key)
-        .where(outcomes.c.study_instance_uid.in_(listed))
-        .order_by(outcomes.c.revision)
-    )
-    return {row.study_instance_uid: row.findings or {} for row in connection.execute(query)}
+        found.update((row.study_instance_uid, row.result_key) for row in connection.execute(query).all())
+    return found
 
 
-def _standing(row: Any, said: dict[str, Any]) -> Standing:
+def _what_they_say(connection: Connection, keys: Sequence[str]) -> dict[str, _Said]:
+    """By the key of the result; the findings of a negative one are not read."""
+    found: dict[str, _Said] = {}
+    findings = sa.case((results.c.state != AiState.NEGATIVE.value, results.c.findings), else_=sa.null())
+    for some in _parts(keys):
+        query = sa.select(results.c.result_key, findings.label("findings")).where(results.c.result_key.in_(some))
+        found.update((row.result_key, _brief(row.findings or {})) for row in connection.execute(query).all())
+    return found
+
+
+def _brief(said: Mapping[str, Any]) -> _Said:
     found = tuple(FindingBrief(f["label"], f["probability"], f["urgent"]) for f in said.get("findings", ()))
+    return _Said(urgent_labels(found), len(found) + len(said.get("ungrounded", ())))
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _AT_ONCE):
+        yield values[start : start + _AT_ONCE]
+
+
+def _standing(row: Any, said: _Said) -> Standing:
     entry = Entry(
         row.study_instance_uid,
         OrderPriority(row.order_priority),
         row.first_complete_at or row.last_received_at,
-        urgent_labels(found),
+        said.urgent_labels,
     )
     state = None if row.receiving or row.state is None else AiState(row.state)
-    return Standing(entry, state, len(found) + len(said.get("ungrounded", ())))
+    return Standing(entry, state, said.findings)
