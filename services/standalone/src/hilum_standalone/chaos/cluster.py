@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,10 @@ _STOP_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many of each; `wait_ms`: how long the model takes for an answer."""
+    """How many of each; `wait_ms`: how long the model takes for an answer.
+
+    `skew_min`: by how many minutes the clock of a service is ahead, by its name.
+    """
 
     listeners: int = 2
     workers: int = 3
@@ -34,6 +37,7 @@ class Size:
     wait_ms: int = 100
     engines: int = 2
     quiet_time_s: float = 1.5
+    skew_min: Mapping[str, int] = field(default_factory=dict)
 
 
 class OrthancServer:
@@ -120,8 +124,10 @@ class Cluster:
         """A process of Hilum with this name: started, and a unit from now on."""
         command = [sys.executable, "-m", module, *arguments, "--config", str(self.config)]
 
+        environment = {**self.environment, **_skew(self.size.skew_min.get(name, 0))}
+
         def start() -> None:
-            self.processes[name] = Process(command, log=self.log(name), env=self.environment)
+            self.processes[name] = Process(command, log=self.log(name), env=environment)
 
         start()
         self.units.append(Unit(name, start, lambda: self.processes[name], at_random=children))
@@ -190,6 +196,16 @@ def _servers(folder: Path, size: Size, stack: ExitStack, cuts: bool) -> Cluster:
         ports[name] = own
         ports[f"to {name}"] = proxies.add(name, own) if cuts else own
     return found
+
+
+def _skew(minutes: int) -> dict[str, str]:
+    """The environment of a process whose time of day is off; what it waits by is still the kernel's."""
+    if not minutes:
+        return {}
+    need("faketime", install="faketime")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    kernel = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{minutes:+d}m", **kernel}
 
 
 def _made(folder: Path) -> Path:
