@@ -39,6 +39,16 @@ def test_a_row_shows_medians_ranges_and_whether_the_target_is_met(
     assert f"({min(times[0]):.3g} to {max(times[0]):.3g})" in shown
 
 
+def test_a_row_without_another_receiver_is_judged_by_itself_and_one_without_a_target_is_not_judged() -> None:
+    def row(target: float | None, *receivers: Receiver) -> bench.Row:
+        return bench.Row("x", receivers, lambda _receiver, _port: 0.0, target, "ms")
+
+    assert bench.line(row(15.0, hilum()), [[14.0, 15.0]]).endswith("| target 15.0 | met |")
+    assert bench.line(row(15.0, hilum()), [[16.0]]).endswith("| target 15.0 | missed |")
+    assert bench.line(row(None, hilum()), [[16.0]]).endswith("| target none | - |")
+    assert bench.line(row(None, hilum(), storescp()), [[2.0], [2.0]]).endswith("| 1.00 x | - |")
+
+
 def test_the_order_is_reversed_in_each_second_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
