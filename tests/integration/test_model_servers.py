@@ -21,10 +21,12 @@ from hilum.contracts.messages import FindingsProduced
 from hilum.domain.errors import Busy, HilumError, Retry
 from hilum.domain.inference import Lane, Task, TaskKind
 from hilum.domain.results import AiState
+from hilum.runtime.config import load
 from hilum.runtime.logs import Log
 from hilum.testing.external import wait_until
 from hilum.testing.model_server import WAITING_DIGEST, ModelServer, medmo_server, waiting_server
 from hilum_medmo.testing.waiting import REPORT, WAITING_IDENTITY
+from hilum_worker.ask import ask
 from hilum_worker.medmo import default_checkpoint
 from hilum_worker.testing_site import WorkerSite, bright_spot
 from hilum_worker.triton.model import TritonModel
@@ -367,3 +369,17 @@ def test_a_worker_told_to_stop_hands_its_job_back_while_the_server_thinks(site: 
         assert time.monotonic() - began < 5
     assert site.attempts() == [("queued", 0)]
     assert read_header(site.data / "spot.dcm").study_instance_uid == study_uid
+
+
+def test_a_question_from_the_command_line_goes_to_the_servers_too(site: WorkerSite, start: Start) -> None:
+    server = start()
+    study_uid = site.ask_about(bright_spot(), "spot")
+    config = configured(site, server)
+    with site.start("--config", config) as worker:
+        worker.wait_until(lambda: site.finished(1), timeout_s=60)
+        assert worker.stop() == 0
+    asked = ask(site.data, study_uid, "Is there a nodule?", site=load(config))
+    assert (asked.text, asked.model.digest) == ("Yes.", WAITING_DIGEST)
+    server.kill()
+    with pytest.raises(Busy, match="no model server has the weights"):
+        ask(site.data, study_uid, "Is there a nodule?", site=load(config))

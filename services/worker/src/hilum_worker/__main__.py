@@ -5,7 +5,6 @@ With `[model] servers` in the configuration it asks those; else it runs the chec
 
 import argparse
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -25,10 +24,9 @@ from hilum.runtime.health import Health
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
 from hilum_medmo import CheckpointError
 from hilum_worker import medmo
+from hilum_worker.models import model_of
 from hilum_worker.settings import Settings
 from hilum_worker.transport.serve import serve, wait_for_schema
-from hilum_worker.triton.model import connect
-from hilum_worker.triton.replica import Patience
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     loaded: list[Model] = []
     Health(settings.data, given.name, {**checks, "model": partial(_check_model, loaded)}).start(stop)
     try:
-        model = _model(settings, stop)
+        model = model_of(settings, stop)
     except CheckpointError as error:
         log.error("no usable model", reason=str(error))
         return 2
@@ -80,20 +78,6 @@ def _check_model(loaded: Sequence[Model]) -> None:
     if not loaded:
         raise Busy("none is loaded, or no model server has said which it has")
     loaded[0].ready()
-
-
-def _model(settings: Settings, stop: threading.Event) -> Model | None:
-    """The model in this process or on servers; None when `stop` was set before a server said which model it has.
-
-    Raises:
-        CheckpointError: the checkpoint can't be used.
-    """
-    if not settings.servers:
-        return medmo.load(settings.checkpoint, threads=settings.threads, should_stop=stop.is_set)
-    declared = None if settings.digest else medmo.declared(settings.checkpoint)
-    patience = Patience(settings.answer.total_seconds(), settings.silence.total_seconds())
-    digest = settings.digest or ""
-    return connect(settings.servers, patience, declared=declared, digest=digest, stop=stop)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One free question about one study, for `hilum ask`: answered at once, written nowhere."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from hilum.domain.errors import Reject, Retry
 from hilum.domain.inference import ImageReference, ModelIdentity, Task, TaskKind
 from hilum.ports.instances import InstanceStore
 from hilum.ports.model import Model
-from hilum.runtime.cluster import Cluster, SecretMissing
+from hilum.runtime.cluster import SecretMissing
+from hilum.runtime.config import Site
 from hilum_worker import medmo
 from hilum_worker.handlers.examine import show
+from hilum_worker.models import model_of
+from hilum_worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +41,24 @@ def ask(
     study_instance_uid: str,
     question: str,
     *,
-    cluster: Cluster | None = None,
-    checkpoint: Path | None = None,
+    site: Site | None = None,
     image: int = 1,
 ) -> Asked:
     """Asks MedMO about image number `image` (from 1) of those that the rules chose in the study's newest revision.
 
     Args:
-        cluster: whose database and instances are asked; without it those of the data folder.
-        checkpoint: the model's folder; MedMO-Nano without it.
+        site: names the model, its servers, and the cluster whose database and instances are asked; without it
+            MedMO-Nano in this process and the data folder.
 
     Raises:
         Reject: no such study or image, an empty question, or an answer that can't be read.
         Retry: the image's file isn't there.
-        Busy: the database is away.
+        Busy: the database or every model server is away.
     """
+    site = site or Site()
     try:
-        store = open_instances(data, cluster)
-        engine = open_state(data, cluster, application="hilum-ask")
+        store = open_instances(data, site.cluster)
+        engine = open_state(data, site.cluster, application="hilum-ask")
     except SecretMissing as error:
         raise Reject(str(error)) from error
     try:
@@ -62,9 +66,11 @@ def ask(
     finally:
         engine.dispose()
     try:
-        model = medmo.load(checkpoint or medmo.default_checkpoint(), threads=None, should_stop=lambda: False)
+        checkpoint = site.model.checkpoint or medmo.default_checkpoint()
+        model = model_of(Settings.of(site, data=data, checkpoint=checkpoint), threading.Event(), wait=False)
     except hilum_medmo.CheckpointError as error:
         raise Reject(f"no usable model: {error}") from error
+    assert model is not None, "nobody stops this"
     return ask_about(images, question, model, store, image=image)
 
 

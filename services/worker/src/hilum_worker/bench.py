@@ -1,9 +1,10 @@
-"""`python -m hilum_worker.bench`: what a model server costs over the model in process; docs/benchmarks.md has figures.
+"""`python -m hilum_worker.bench [--rounds N]`: what a model server costs over the model in process.
 
 MedMO-Nano with one thread on both sides, the same requests, in the order ABBA, so that a machine that warms up or slows
 down counts for both alike. Then the way to the server and back alone, with a model that answers at once.
 """
 
+import argparse
 import platform
 import statistics
 import sys
@@ -27,19 +28,21 @@ from hilum_worker import medmo
 from hilum_worker.triton.model import TritonModel, connect
 from hilum_worker.triton.replica import Patience
 
-_ROUNDS = 10
 _LOCATE = Task(TaskKind.LOCATE)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="hilum_worker.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="of ten images each, asked twice on each side")
+    given = parser.parse_args(arguments)
     print(f"{platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
-        _nano(Path(folder) / "nano")
+        _nano(Path(folder) / "nano", given.rounds)
         _round_trip(Path(folder) / "waiting")
     return 0
 
 
-def _nano(folder: Path) -> None:
+def _nano(folder: Path, rounds: int) -> None:
     checkpoint = medmo.default_checkpoint()
     images = [nano_request(number).images[0] for number in range(10)]
     here = medmo.load(checkpoint, threads=1, should_stop=lambda: False)
@@ -47,7 +50,7 @@ def _nano(folder: Path) -> None:
         for model in (here, there):
             _measure(model, images[:2])
         differences, alone = [], []
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             first, second, third, fourth = (_measure(model, images) for model in (here, there, there, here))
             for a, b, c, d in zip(first, second, third, fourth, strict=True):
                 differences.append((b + c - a - d) / 2)

@@ -26,8 +26,7 @@ def ask(study_uid: str, question: str, image: int, data: Path, config: Path | No
     from hilum_worker.ask import ask as ask_model
 
     try:
-        checkpoint = site.model.checkpoint
-        asked = ask_model(data, study_uid, question, cluster=site.cluster, checkpoint=checkpoint, image=image)
+        asked = ask_model(data, study_uid, question, site=site, image=image)
     except HilumError as error:
         raise click.ClickException(f"{error.reason}; the study is {state.state}: {state.reason}") from error
     if as_json:

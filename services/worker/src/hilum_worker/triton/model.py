@@ -128,7 +128,11 @@ class TritonModel:
         yield from (each for each in (*self._replicas[start:], *self._replicas[:start]) if not each.rests)
 
     def _nobody(self) -> str:
-        return "no model server answers: " + "; ".join(f"{each.address}: {each.trouble}" for each in self._replicas)
+        return f"no model server answers: {_troubles(self._replicas)}"
+
+
+def _troubles(replicas: Sequence[Replica]) -> str:
+    return "; ".join(f"{each.address}: {each.trouble or 'has others'}" for each in replicas)
 
 
 def connect(
@@ -138,17 +142,23 @@ def connect(
     declared: hilum_medmo.ModelIdentity | None,
     digest: str,
     stop: threading.Event,
+    wait: bool = True,
 ) -> TritonModel | None:
     """The model on these servers; None when `stop` was set first.
 
     Args:
         declared: what the worker knows of the model by a checkpoint of its own; without it, what the first server says
             that has the weights with this digest, which may take until there is one.
+
+    Raises:
+        Busy: there is none, and `wait` is False.
     """
     log = Log("hilum.worker")
     replicas = [Replica(address, patience) for address in addresses]
     while declared is None and not stop.is_set():
         declared = describe(replicas, digest, should_stop=stop.is_set, log=log)
+        if declared is None and not wait:
+            raise Busy(f"no model server has the weights {digest[:12]}: {_troubles(replicas)}")
         if declared is None:
             stop.wait(_PAUSE_S)
     if declared is None:
