@@ -40,6 +40,7 @@ bench: setup $(VENV)/.test  ## measure; docs/benchmarks.md says what and how
 	$(BIN)/python -m hilum_standalone.bench
 	$(BIN)/python -m hilum_standalone.ingest.bench
 	$(BIN)/python -m hilum_worker.bench
+	$(BIN)/python -m hilum_standalone.ledger_bench
 
 fuzz: setup $(VENV)/.fuzz  ## fuzz the PDU reader, the Part 10 indexer and STOW for SECONDS=N; what breaks stays as a test
 	$(BIN)/python -m hilum_listener.fuzzing --seconds $(SECONDS) --corpus $(CORPUS)

@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, Engine
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event
 
 from hilum.adapters.sql import ledger
-from hilum.adapters.sql.database import database_path, open_database, reading, transaction
+from hilum.adapters.sql.database import database_path, is_postgresql, open_database, reading, transaction
 from hilum.adapters.sql.reading_list import reading_list
 from hilum.adapters.sql.schema import migrate
 from hilum.domain.inference import Lane
@@ -218,3 +220,37 @@ def test_a_commit_is_seen_at_once_and_very_many_studies_are_counted_once_a_minut
     assert seen() == (3, 2)
     assert seen(timedelta(seconds=61)) == (3, 3)
     snapshots.close()
+
+
+def test_no_query_of_the_list_walks_a_table_of_the_ledger(engine: Engine) -> None:
+    """What does so takes longer with every study that was ever received."""
+    seen: dict[str, Any] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        seen.setdefault(statement, parameters)
+
+    with transaction(engine) as connection:
+        fill_many(connection, 60, newest=NOW, apart=timedelta(hours=2))
+        again = study(connection, "again", age=timedelta(0))
+        again.end(AiState.FAILED, "why")
+        again.reopen(seconds=30)
+        again.complete(2, seconds=60)
+        if is_postgresql(connection):
+            connection.execute(sa.text("ANALYZE"))
+    with reading(engine) as connection:
+        event.listen(engine, "before_cursor_execute", note)
+        taken = Snapshot(connection, now=NOW, keep_ended=KEEP, studies=60)
+        list_page(connection, taken, LIMITS, NOW)
+        event.remove(engine, "before_cursor_execute", note)
+    walking = []
+    with transaction(engine) as connection:
+        explain, walks = "EXPLAIN QUERY PLAN ", "SCAN"
+        if is_postgresql(connection):
+            explain, walks = "EXPLAIN ", "Seq Scan"
+            connection.execute(sa.text("SET LOCAL enable_seqscan = off"))  # then only what no index serves is walked
+        for statement, parameters in seen.items():
+            lines = [str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters)]
+            walking += [line for line in lines if line.lstrip(" ->").startswith(walks)]
+    assert len(seen) >= 8
+    allowed = ("ix_revisions_open", "ix_deliveries_parked", "quarantine", "dead_letters", "SUBQUERY", "anon_", "top")
+    assert [line for line in walking if not any(name in line for name in allowed)] == []
