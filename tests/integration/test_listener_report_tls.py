@@ -17,8 +17,9 @@ from hilum.adapters.sql.schema import migrate
 from hilum.adapters.sql.tables import commitment_requests
 from hilum.domain.identity import derive_uid
 from hilum.testing.external import Process, free_port, wait_until
+from hilum_listener.handlers.commitment import MODEL_INSTANCE
 from hilum_listener.testing_scp import start_scp
-from hilum_listener.testing_services import COMMITMENT, MODEL_INSTANCE, Reports, Requester, asks_for
+from hilum_listener.testing_services import COMMITMENT, Reports, Requester, asks_for
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ certificate = "{folder}/peer.crt"
     migrate(engine)
     with start_scp(data, config=config).process:
         _ask(certificates, tls_port)
-        command = [executable, "-m", "hilum_listener", "assemble", "commit", "--data", data]
+        command: list[str | Path] = [executable, "-m", "hilum_listener", "assemble", "commit", "--data", data]
         with Process([*command, "--config", data / "hilum.toml"], log=data / "index.log") as index:
             yield Site(engine, index, peer_port)
     engine.dispose()
