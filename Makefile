@@ -39,6 +39,7 @@ check: $(VENV)/.test  ## lint, format, types, import layers
 bench: setup $(VENV)/.test  ## measure; docs/benchmarks.md says what and how
 	$(BIN)/python -m hilum_standalone.bench
 	$(BIN)/python -m hilum_standalone.ingest.bench
+	$(BIN)/python -W ignore -m hilum_standalone.capacity
 	$(BIN)/python -m hilum_worker.bench
 	$(BIN)/python -m hilum_standalone.ledger_bench
 

@@ -28,7 +28,7 @@ _STOP_S = 20.0
 class Size:
     """How many of each; `wait_ms`: how long the model takes for an answer.
 
-    `skew_min`: by how many minutes the clock of a service is ahead, by its name.
+    `skew_min`: by how many minutes the clock of a service is ahead, by its name. `rules`: as in hilum.toml.
     """
 
     listeners: int = 2
@@ -38,6 +38,7 @@ class Size:
     engines: int = 2
     quiet_time_s: float = 1.5
     skew_min: Mapping[str, int] = field(default_factory=dict)
+    rules: str = ""
 
 
 class OrthancServer:
@@ -323,4 +324,4 @@ simulation = true
 host = "127.0.0.1"
 port = {ports["hl7"]}
 timeout_s = 5
-"""
+{found.size.rules}"""

@@ -38,7 +38,7 @@ class Report:
     faults: dict[str, int]
     instances: int
     resent: int
-    unasked: dict[str, list[int]]
+    unasked: dict[str, list[str]]
     took_s: float
     quiet_after_s: float
     wrong: tuple[str, ...]
@@ -50,7 +50,7 @@ class Report:
             f"seed {self.seed}: {sum(self.faults.values())} faults ({faults}) in {self.took_s:.0f} s",
             f"{self.instances} instances acknowledged; quiet {self.quiet_after_s:.1f} s after the last fault",
             f"{self.resent} deliveries came to a destination again, with the same identity and bytes",
-            *(f"{name} ended by itself: {codes}" for name, codes in self.unasked.items()),
+            *(f"{name} ended by itself: {how}" for name, ends in self.unasked.items() for how in ends),
             *(f"{name} ended with {code} after SIGTERM" for name, code in self.exits.items() if code),
             *(f"WRONG: {one}" for one in self.wrong[:40]),
             f"{len(self.wrong)} things are wrong" if self.wrong else "nothing lost, nothing twice",

@@ -49,8 +49,8 @@ class Unit:
         self._kill = kill or (lambda: process().kill())
         self.at_random = at_random
         self.lock = threading.Lock()
-        self.unasked: list[int] = []
-        """Exit codes of ends that nobody caused: bugs, or a service's own last resort."""
+        self.unasked: list[str] = []
+        """Ends that nobody caused, bugs or a service's own last resort: the exit code and the last words."""
 
     def start(self) -> None:
         self._start()
@@ -90,7 +90,7 @@ class Unit:
         try:
             code = self._process().popen.poll()
             if code is not None:
-                self.unasked.append(code)
+                self.unasked.append(f"{code}: {self._process().tail(600).strip()}")
                 time.sleep(0.3)
                 self._start()
         finally:
