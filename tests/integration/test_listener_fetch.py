@@ -170,8 +170,7 @@ def test_a_fetch_process_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> 
 
 
 def test_an_archive_that_is_away_holds_no_study_up(tmp_path: Path) -> None:
-    rules = PRIORS + "priors_wait_s = 4.0\n"
-    with site(tmp_path, "c-get", rules=rules, fetch="attempts = 2") as its:
+    with site(tmp_path, "c-get", rules=PRIORS, fetch="attempts = 2") as its:
         config = (tmp_path / "hilum.toml").read_text()
         (tmp_path / "hilum.toml").write_text(config.replace(f"port = {its.pacs.dicom_port}", f"port = {free_port()}"))
         its.fetch.stop()

@@ -246,3 +246,27 @@ def test_a_prior_of_a_study_that_still_comes_in_is_no_sender_of_it(listener: Lis
     assert here(listener, "last-year") == 2
     assert {row.association for row in listener.rows(study_senders)} == {"open", "other"}
     assert {row.study_instance_uid: row.last_received_at for row in listener.rows(studies)} == received_at
+
+
+def test_a_prior_that_turns_out_larger_than_may_be_is_not_fetched(listener: Listener) -> None:
+    settings = replace(with_priors(listener, asks_for_priors()), max_instances=2)
+    shelf = Shelf(listener, tells_of=1)
+    shelf.put("last-year", "1", "2", "3", StudyDate="20261003")
+    fetching = Fetching(listener, shelf, settings=settings)
+    listener.image(StudyDate="20261124")
+    listener.step()
+    fetching.run()
+    assert fetching.states() == [("prior", "failed", 1), ("search", "done", 1)]
+    assert fetching.rows()[0].reason == "the study has 3 images, more than the 2 of [fetch]"
+    assert shelf.statuses == []
+
+
+def test_priors_are_not_waited_for_past_the_studys_maximum_age(listener: Listener) -> None:
+    with_priors(listener, asks_for_priors(wait_s=3600))
+    listener.settings = replace(listener.settings, max_age=QUIET * 4)
+    listener.assembler = listener.new_assembler()
+    listener.image()
+    listener.step(after=QUIET * 4 - SECOND)
+    assert reasons(listener) == []
+    listener.step(after=SECOND)
+    assert len(reasons(listener)) == 1

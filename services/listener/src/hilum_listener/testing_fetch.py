@@ -33,8 +33,8 @@ SMALL = np.arange(64, dtype=np.uint16).reshape(8, 8)
 @dataclass
 class Shelf:
     """An archive in memory. `trouble` is raised by whatever is asked next; `withheld` are instances that it names and
-    doesn't send; `also` is sent beside what was asked for. `moves_as`: it sends
-    to the front door under this AE title."""
+    doesn't send; `also` is sent beside what was asked for. `moves_as`: it sends to the front door under this AE title.
+    `tells_of`: how many images it says that an earlier study has, instead of how many it has."""
 
     listener: Listener
     held: list[Dataset] = field(default_factory=list)
@@ -43,6 +43,7 @@ class Shelf:
     also: list[Dataset] = field(default_factory=list)
     before_sending: Callable[[], None] = lambda: None
     moves_as: str = ""
+    tells_of: int = 0
     asked: list[str] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ class Shelf:
                 datetime.strptime(images[0].get("StudyDate", "20251103"), "%Y%m%d").date(),  # noqa: DTZ007
                 frozenset(str(image.Modality) for image in images),
                 frozenset(str(image.BodyPartExamined) for image in images),
-                len(images),
+                self.tells_of or len(images),
             )
             for uid, images in studies.items()
         ]

@@ -7,7 +7,7 @@ the same instance from a modality for one, is an ordinary arrival.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,6 +22,8 @@ from hilum_listener.handlers.retrieval import SETTLED, Kind, State
 
 FETCHED_PRIOR, FETCHED_MISSING = "fetch-prior-", "fetch-missing-"
 """How the association's id begins under which the fetch role journals what it brings. No other one begins so."""
+_SKEW = timedelta(seconds=5)
+"""The front door's clock and the one that stamps retrievals may differ so much."""
 
 
 def mark_requested(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
@@ -59,8 +61,8 @@ def _was_moved(connection: Connection, row: Any, entry: InstanceReceived, moved:
     uid = entry.sop_instance_uid
     in_time = (
         row.started_at is not None
-        and row.started_at <= entry.received_at
-        and (row.finished_at is None or entry.received_at <= row.finished_at)
+        and row.started_at - _SKEW <= entry.received_at
+        and (row.finished_at is None or entry.received_at <= row.finished_at + _SKEW)
     )
     if not in_time or entry.calling_ae.strip() != row.sender_ae or uid not in row.instances:
         return False
