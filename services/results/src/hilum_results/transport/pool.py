@@ -4,6 +4,7 @@ Processes and not threads, since only a process can be ended from outside: a lib
 it, for the task's time limit, and a crash in one takes no other.
 """
 
+import gc
 import mmap
 import os
 import random
@@ -133,6 +134,8 @@ class Pool:
             without_heartbeat=True,
             quiet=True,
         )
+        gc.collect()
+        gc.freeze()  # a collection in a process of the pool would copy every page that it shares with this one
         worker.start()
         return int(worker.exitcode or 0)
 

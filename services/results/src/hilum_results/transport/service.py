@@ -15,7 +15,7 @@ from hilum.adapters.sql.database import reading, transaction
 from hilum.adapters.sql.eventlog import SqlConsumer
 from hilum.contracts.messages import FindingsProduced, StudyEnded
 from hilum.contracts.topics import FINDINGS_PRODUCED, STUDY_ENDED
-from hilum.domain.errors import Reject
+from hilum.domain.errors import Busy, Reject
 from hilum.domain.identity import study_key
 from hilum.domain.results import Format
 from hilum.ports.clock import Clock
@@ -175,7 +175,13 @@ def sweep(
     settings: Settings, engine: Engine, *, wakeups: WakeUps, clock: Clock, stop: threading.Event, log: Log
 ) -> int:
     """Wakes for what is due, each second, and delivers what was not taken all the same; the exit code."""
-    take_over(settings, engine, clock, log, alone=False)
+    while not stop.is_set():
+        try:
+            take_over(settings, engine, clock, log, alone=False)
+            break
+        except Busy as error:
+            log.warning("waiting", reason=error.reason)
+            stop.wait(1.0)
     couriers = make_couriers(settings, engine, clock=clock, stop=stop, log=log, waiting_for=settings.overdue)
     work: dict[str, Callable[[], None]] = {f"courier {courier.name}": courier.run for courier in couriers}
     work["sweep"] = Sweep(settings, engine, wakeups, clock=clock, stop=stop, log=log).run
