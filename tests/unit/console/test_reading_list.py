@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event
 
 from hilum.adapters.sql import ledger
 from hilum.adapters.sql.database import database_path, is_postgresql, open_database, reading, transaction
-from hilum.adapters.sql.reading_list import reading_list
+from hilum.adapters.sql.reading_list import ReadingList, reading_list
 from hilum.adapters.sql.schema import migrate
 from hilum.domain.inference import Lane
 from hilum.domain.results import AiState, DeliveryState, Format, StudyState
@@ -254,3 +254,42 @@ def test_no_query_of_the_list_walks_a_table_of_the_ledger(engine: Engine) -> Non
     assert len(seen) >= 8
     allowed = ("ix_revisions_open", "ix_deliveries_parked", "quarantine", "dead_letters", "SUBQUERY", "anon_", "top")
     assert [line for line in walking if not any(name in line for name in allowed)] == []
+
+
+def test_what_is_read_little_by_little_is_what_is_there(engine: Engine) -> None:
+    """A study moves on, ends, is received again, gets a result late: after each commit both ways tell the same."""
+    reader, at = ReadingList(), NOW
+
+    def check() -> None:
+        with reading(engine) as connection:
+            found = reader.read(connection, ended_since=at - KEEP, now=at)
+            every = reading_list(connection, ended_since=at - KEEP)
+        assert sorted(found, key=lambda one: one.study_uid) == sorted(every, key=lambda one: one.study_uid)
+
+    with transaction(engine) as connection:
+        fill_many(connection, 30, newest=NOW, apart=timedelta(hours=3))
+    check()
+    steps: list[Callable[[SeededStudy], object]] = [
+        lambda made: made.complete(),
+        lambda made: made.route(Lane.ROUTINE),
+        lambda made: made.end(AiState.FAILED, "why", seconds=9),
+        lambda made: made.reopen(seconds=20),
+        lambda made: made.complete(2, seconds=30),
+        lambda made: made.end(AiState.NOT_APPLICABLE, "why", 2, seconds=40),
+    ]
+    ages = [timedelta(0), timedelta(hours=1), timedelta(hours=80)]
+    with transaction(engine) as connection:
+        made = [SeededStudy(connection, str(age), start=NOW - age) for age in ages]
+        for one in made:
+            one.image(PIXELS)
+    check()
+    for number, step in enumerate(steps):
+        with transaction(engine) as connection:
+            for one in made:
+                one._connection = connection
+                step(one)
+        at = NOW + timedelta(seconds=8 * (number + 1))
+        check()
+    for after in (timedelta(hours=1), timedelta(hours=75), timedelta(0)):
+        at = NOW + after
+        check()

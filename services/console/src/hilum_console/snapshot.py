@@ -31,7 +31,8 @@ class Snapshot:
     ) -> None:
         """`studies`: how many there are, where that is known. `reader`: knows what an earlier one read."""
         self.taken_at = now
-        self.standings: tuple[Standing, ...] = (reader or ReadingList()).read(connection, ended_since=now - keep_ended)
+        reader = reader or ReadingList()
+        self.standings: tuple[Standing, ...] = reader.read(connection, ended_since=now - keep_ended, now=now)
         self.studies = ledger.count_studies(connection) if studies is None else studies
         self.parked = ledger.count_parked(connection)
         self.quarantine = ledger.count_quarantine(connection)

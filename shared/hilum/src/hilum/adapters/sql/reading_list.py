@@ -9,11 +9,11 @@ assembler has not marked as closed, which are those of the last seconds and thos
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from hilum.adapters.sql.ledger_values import FindingBrief, urgent_labels
 from hilum.adapters.sql.tables import outcomes, results, revisions, studies
@@ -22,6 +22,9 @@ from hilum.domain.study import OrderPriority
 from hilum.domain.worklist import Entry
 
 _AT_ONCE = 500  # bound values of one statement
+_ALL_EACH = timedelta(minutes=1)
+_LATE = timedelta(minutes=2)
+"""By how much an end may be written later than it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +53,81 @@ class _Said:
     findings: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A study as it was read. `ended_at`: of its newest revision; `result_key`: of its newest result, or empty."""
+
+    standing: Standing
+    ended_at: datetime | None
+    result_key: str
+
+    @property
+    def moves(self) -> bool:
+        return self.standing.state is None
+
+    def stays(self, ended_since: datetime) -> bool:
+        return self.ended_at is None or self.moves or self.ended_at >= ended_since
+
+
 class ReadingList:
-    """Reads the list again and again, and what a result says only once: it never changes."""
+    """Reads the list again and again: what a result says only once, since it never changes; and in between only what
+    may have changed: a study that has ended stays as it is until it is received again or gets another end.
+    """
 
     def __init__(self) -> None:
         self._said: dict[str, _Said] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._read_at: datetime | None = None
+        self._all_read_at: datetime | None = None
 
-    def read(self, connection: Connection, *, ended_since: datetime) -> tuple[Standing, ...]:
-        """Every study whose newest revision has not ended, or ended at `ended_since` or later; in no order."""
-        rows = connection.execute(_query(ended_since)).all()
+    def read(
+        self, connection: Connection, *, ended_since: datetime, now: datetime | None = None
+    ) -> tuple[Standing, ...]:
+        """Every study whose newest revision has not ended, or ended at `ended_since` or later; in no order.
+
+        With `now`, studies are taken over from the last time; all are read again after a minute. Only an end that was
+        written much later than it says, of a study that nobody saw before, may so be missing for that minute.
+        """
+        if now is None or not self._may_go_on(now):
+            self._all_read_at = now
+            rows = list(connection.execute(_query(_listed(ended_since))).all())
+            self._kept = {}
+        else:
+            rows = self._changed(connection, ended_since)
+        self._read_at = now
+        said = self._what_rows_say(connection, rows)
+        self._kept = {uid: kept for uid, kept in self._kept.items() if kept.stays(ended_since)}
+        self._kept.update((row.study_instance_uid, _keep(row, said)) for row in rows)
+        return tuple(kept.standing for kept in self._kept.values())
+
+    def _may_go_on(self, now: datetime) -> bool:
+        if self._read_at is None or self._all_read_at is None or now < self._read_at:
+            return False
+        return now - self._all_read_at < _ALL_EACH and sum(kept.moves for kept in self._kept.values()) <= _AT_ONCE
+
+    def _changed(self, connection: Connection, ended_since: datetime) -> list[Row[Any]]:
+        """What moves, moved the last time, or ended since then; what left the list is taken out."""
+        assert self._read_at is not None
+        rows = list(connection.execute(_query(_listed(max(ended_since, self._read_at - _LATE)))).all())
+        found = {row.study_instance_uid for row in rows}
+        moved = [uid for uid, kept in self._kept.items() if kept.moves and uid not in found]
+        for uid in moved:
+            del self._kept[uid]
+        if moved:
+            still = connection.execute(_query(sa.select(studies.c.study_instance_uid).where(_is_in(moved)))).all()
+            rows += [row for row in still if row.ended_at is not None and row.ended_at >= ended_since]
+        return rows
+
+    def _what_rows_say(self, connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[str, tuple[str, _Said]]:
+        """By study: the key of its newest result, and what that says."""
         keys = {row.study_instance_uid: row.result_key for row in rows if row.result_key is not None}
-        keys.update(
-            _earlier_keys(connection, [r.study_instance_uid for r in rows if not r.result_key and r.revision > 1])
-        )
-        used = {key: self._said[key] for key in keys.values() if key in self._said}
+        without = [row.study_instance_uid for row in rows if row.result_key is None and row.revision > 1]
+        keys.update(_earlier_keys(connection, without))
+        kept = {kept.result_key for kept in self._kept.values()}
+        used = {key: self._said[key] for key in (*keys.values(), *kept) if key in self._said}
         used.update(_what_they_say(connection, [key for key in keys.values() if key not in used]))
         self._said = used
-        nothing = _Said()
-        return tuple(_standing(row, used.get(keys.get(row.study_instance_uid, ""), nothing)) for row in rows)
+        return {uid: (key, used[key]) for uid, key in keys.items()}
 
 
 def reading_list(connection: Connection, *, ended_since: datetime) -> tuple[Standing, ...]:
@@ -75,7 +135,11 @@ def reading_list(connection: Connection, *, ended_since: datetime) -> tuple[Stan
     return ReadingList().read(connection, ended_since=ended_since)
 
 
-def _query(ended_since: datetime) -> sa.Select[Any]:
+def _is_in(study_uids: Sequence[str]) -> sa.ColumnElement[bool]:
+    return studies.c.study_instance_uid.in_(study_uids)
+
+
+def _query(study_uids: sa.Select[Any] | sa.CompoundSelect[Any]) -> sa.Select[Any]:
     first = revisions.alias("first_revision")
 
     def same(table: sa.FromClause, revision: Any) -> sa.ColumnElement[bool]:
@@ -91,9 +155,10 @@ def _query(ended_since: datetime) -> sa.Select[Any]:
             first.c.last_received_at.label("first_complete_at"),
             outcomes.c.state,
             outcomes.c.result_key,
+            outcomes.c.ended_at,
         )
         .select_from(studies.outerjoin(first, same(first, 1)).outerjoin(outcomes, same(outcomes, studies.c.revision)))
-        .where(studies.c.study_instance_uid.in_(_listed(ended_since)))
+        .where(studies.c.study_instance_uid.in_(study_uids))
     )
 
 
@@ -144,12 +209,13 @@ def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
         yield values[start : start + _AT_ONCE]
 
 
-def _standing(row: Any, said: _Said) -> Standing:
+def _keep(row: Row[Any], said: Mapping[str, tuple[str, _Said]]) -> _Kept:
+    key, says = said.get(row.study_instance_uid, ("", _Said()))
     entry = Entry(
         row.study_instance_uid,
         OrderPriority(row.order_priority),
         row.first_complete_at or row.last_received_at,
-        said.urgent_labels,
+        says.urgent_labels,
     )
     state = None if row.receiving or row.state is None else AiState(row.state)
-    return Standing(entry, state, said.findings)
+    return _Kept(Standing(entry, state, says.findings), row.ended_at, key)
