@@ -20,7 +20,7 @@ from hilum.adapters.sql.announce import announce_commits
 from hilum.domain.errors import Busy, Reject
 from hilum.runtime.cluster import Cluster
 
-REVISION = "0008"
+REVISION = "0009"
 """The newest migration, without which the tables that the code knows are not there."""
 
 _TRIES = 5

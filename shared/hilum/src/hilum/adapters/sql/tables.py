@@ -57,6 +57,7 @@ studies = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("receiving_since", Instant),  # first image since the newest revision; null in rows of 0.2
     Index("ix_studies_receiving", "receiving", "last_received_at"),
+    Index("ix_studies_newest", "last_received_at"),
     comment="listener/assemble",
 )
 
