@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from hilum.adapters.sql import tables
@@ -118,7 +118,7 @@ def test_a_wake_up_delivers_without_any_sweep(running: Running, mllp_receiver: R
     running.start("deliver")
     running.store()
     wake(running, "ris")
-    running.wait_delivered(1)
+    print("woken; accepted after, seconds:", round(running.wait_delivered(1), 2))
     assert len(mllp.script.got) == 1
     assert mllp.script.got[0].split(b"\r")[1:] == running.site.content("oru").split(b"\r")[1:]
 
@@ -150,7 +150,7 @@ def test_while_redis_is_away_the_sweep_delivers_and_afterwards_celery_again(
     running.redis.kill()
     for revision in (1, 2, 3):
         running.store(revision=revision)
-        running.wait_delivered(revision)
+        print("Redis is away; accepted after, seconds:", round(running.wait_delivered(revision), 1))
     running.redis.start()
     sweep.stop()
     running.store(revision=4)
@@ -198,6 +198,7 @@ def test_what_a_killed_worker_was_sending_is_sent_again_within_seconds(
     running.start("sweep")
     running.store()
     running.wait_delivered(1, timeout_s=30)
+    print("killed while it sent; accepted after, seconds:", round(time.monotonic() - killed[0], 1))
     assert time.monotonic() - killed[0] < FEW_SECONDS
     assert len(set(mllp.script.got)) == 1  # the same bytes under the same MSH-10
     assert len(mllp.script.got) == 2 or whole_worker  # a process without its main one ends what it sends

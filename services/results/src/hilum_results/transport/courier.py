@@ -9,6 +9,8 @@ from hilum.runtime.logs import Log
 from hilum_results.transport.carrier import Carrier
 
 _LONGEST_SLEEP_S = 5.0
+_LONGEST_SLEEP_UNWOKEN_S = 1.0
+"""Of one whom nobody wakes: it delivers what others were woken for."""
 _BLOCKED_S = 0.25
 """How long to wait where something is due and may not be sent: others are at their limit, or at the same study."""
 
@@ -59,7 +61,8 @@ class Courier:
     def _until_next(self) -> float:
         """Seconds to sleep: to the next due time, at most a few seconds."""
         due = self._carrier.next_due()
-        return sleep_s(None if due is None else due + self._waiting_for, self._clock.now())
+        longest_s = _LONGEST_SLEEP_UNWOKEN_S if self._waiting_for else _LONGEST_SLEEP_S
+        return sleep_s(None if due is None else due + self._waiting_for, self._clock.now(), longest_s=longest_s)
 
 
 def sleep_s(due: datetime | None, now: datetime, *, longest_s: float = _LONGEST_SLEEP_S) -> float:
