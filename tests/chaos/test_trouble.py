@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
+from hilum.adapters.folder import SHARED, FolderInstances
 from hilum.adapters.sql.database import reading
-from hilum.adapters.sql.tables import deliveries, revisions, studies
+from hilum.adapters.sql.tables import deliveries, instances, outcomes, revisions, studies
 from hilum.runtime.health import read
 from hilum.testing.external import wait_until
 from hilum_standalone.chaos.account import faults_found, quiet
@@ -107,3 +108,36 @@ def test_without_database_broker_redis_and_model_images_are_stored_and_all_goes_
     ends(ledger, before + 4, within_s=90)
     assert faults_found(running, ledger, traffic.acknowledged) == []
     wait_until(lambda: not waits(running, "worker-1", "worker", "database"), what="a worker that waits for nothing")
+
+
+def test_the_account_of_a_run_sees_what_is_missing_and_what_is_too_much(
+    running: Cluster, ledger: Engine, tmp_path: Path
+) -> None:
+    """Runs last: it damages what the others made."""
+    before = known(ledger)
+    traffic = send(running, tmp_path, 2, seed=8)
+    ends(ledger, before + 2)
+    assert faults_found(running, ledger, traffic.acknowledged) == []
+    uids = {one.uid for one in make_studies(tmp_path / "again", 2, seed=8)}
+    with ledger.begin() as connection:
+        of_these = instances.c.study_instance_uid.in_(uids)
+        first, second, third = connection.execute(sa.select(instances).where(of_these).limit(3)).all()
+        connection.execute(sa.delete(instances).where(instances.c.sop_instance_uid == first.sop_instance_uid))
+        connection.execute(sa.delete(outcomes).where(outcomes.c.study_instance_uid == second.study_instance_uid))
+    store = FolderInstances(running.instances, scheme=SHARED)
+    store.path(second.uri).unlink()
+    store.path(third.uri).write_bytes(b"\0" * third.size_bytes)
+    (sr,) = running.orthanc.stored()[:1]
+    running.orthanc.remove(sr)
+    with (running.received / "hl7" / "receipts.jsonl").open("a") as receipts:
+        receipts.write('{"identity": "of-nobody", "sha256": "00"}\n')
+    found = "\n".join(faults_found(running, ledger, traffic.acknowledged))
+    for said in (
+        "is not in the index",
+        "its bytes are not in the store",
+        "the stored bytes are not those of the index",
+        f"of {second.study_instance_uid} has no end",
+        f"sr {sr} is accepted in the ledger and not at the destination",
+        "oru of-nobody is at the destination and not in the ledger",
+    ):
+        assert said in found

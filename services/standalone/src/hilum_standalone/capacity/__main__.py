@@ -129,8 +129,8 @@ def _peak(found: Cluster, engine: Engine, senders: Senders, *, times: float, min
     _rest(engine, senders.sent)
     taken = _taken(engine)
     click.echo(
-        f"{senders.sent} studies in {took_s:.0f} s, {times:g} times the peak hour, {senders.bytes / 1e9:.2f} GB: images "
-        f"with 1/{scale:g} of their bytes; {senders.failed} not sent; load {os.getloadavg()[0]:.1f} on "
+        f"{senders.sent} studies in {took_s:.0f} s, {times:g} times the peak hour, {senders.bytes / 1e9:.2f} GB: "
+        f"images with 1/{scale:g} of their bytes; {senders.failed} not sent; load {os.getloadavg()[0]:.1f} on "
         f"{os.cpu_count()} cores"
     )
     click.echo(f"{'p50 p95 p99 in s':<18}{'studies':>8}{'queue wait':>26}{'all but model, quiet':>26}{'total':>26}")

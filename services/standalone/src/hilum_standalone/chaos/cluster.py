@@ -78,9 +78,19 @@ class OrthancServer:
 
     def stored(self) -> list[str]:
         """The SOP Instance UID of every instance that it holds."""
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=30) as client:
+        with self._client() as client:
             found = client.get("/instances", params={"expand": ""}).raise_for_status().json()
         return [one["MainDicomTags"]["SOPInstanceUID"] for one in found]
+
+    def remove(self, sop_instance_uid: str) -> None:
+        """As somebody at the PACS could."""
+        with self._client() as client:
+            for key in client.post("/tools/lookup", content=sop_instance_uid).raise_for_status().json():
+                if key["Type"] == "Instance":
+                    client.delete(key["Path"]).raise_for_status()
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=30)
 
 
 @dataclass
