@@ -128,8 +128,9 @@ class Kafka:
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1000,  # tests kill members and wait for their sessions to end
-            "broker.session.timeout.ms": 1500,  # a killed broker registers again once its session has ended
-            "broker.heartbeat.interval.ms": 300,
+            # A killed broker registers again once its session has ended; on a busy machine a living one is slow, too.
+            "broker.session.timeout.ms": 5000,
+            "broker.heartbeat.interval.ms": 500,
             "log.cleaner.dedupe.buffer.size": 2_097_152,
         }
 
