@@ -213,10 +213,8 @@ def _skew(minutes: int) -> dict[str, str]:
     """The environment of a process whose time of day is off; what it waits by is still the kernel's."""
     if not minutes:
         return {}
-    need("faketime", install="faketime")
-    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
-    kernel = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
-    return {"LD_PRELOAD": str(library), "FAKETIME": f"{minutes:+d}m", **kernel}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent / "skewed"), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "HILUM_CHAOS_SKEW_MIN": str(minutes)}
 
 
 def _made(folder: Path) -> Path:
