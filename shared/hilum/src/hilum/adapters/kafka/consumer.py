@@ -81,6 +81,7 @@ class LogConsumer:
             while not self._stop.is_set():
                 wait_s = max(0.0, min(_SLICE_S, deadline - time.monotonic()))
                 records = self._client().poll(timeout_ms=int(wait_s * 1000), max_records=limit)
+                _finish_joining(self._kafka)
                 if self._listener.take():  # what came is from where Kafka's group was
                     self._next = {}
                     self._align(self._kafka.assignment())
@@ -251,6 +252,17 @@ class _Assignments(ConsumerRebalanceListener):  # type: ignore[misc]
         changed = self._changed.is_set()
         self._changed.clear()
         return changed
+
+
+def _finish_joining(client: Any) -> None:
+    """Mends a join that kafka-python 3.0 forgets, so that its member would wait for ever, outside the group.
+
+    When changed metadata made it join again and a poll ends before the group's answer, the next poll no longer sees a
+    reason to join and leaves the answer unread; meanwhile it sends no heartbeat. Asked once more, it takes the answer.
+    """
+    coordinator = client._coordinator
+    if coordinator.rejoining and not coordinator.need_rejoin():
+        coordinator.request_rejoin()
 
 
 def _received(topic: str, record: Any) -> Received:
