@@ -7,10 +7,10 @@ from pathlib import Path
 import pynetdicom
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
+from hilum.adapters.dicom.implementation import own_entity
 from hilum.adapters.dicom.requests import hold_reactor
 
 _CONTEXTS = 128  # PS3.8 9.3.2.2: context ids are the odd numbers from 1 to 255
@@ -117,7 +117,7 @@ def batches(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _associate(batch: Sequence[Item], target: Target, calling: str, timeout_s: float) -> Association:
-    entity = AE(ae_title=calling)
+    entity = own_entity(calling)
     entity.acse_timeout = entity.dimse_timeout = timeout_s
     entity.connection_timeout = min(timeout_s, 10.0)
     pairs = dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in batch)

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hilum.adapters.dicom.elements import file_meta, parse
+from hilum.adapters.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum.domain.errors import Reject
-from hilum.domain.identity import derive_uid
 
-IMPLEMENTATION_CLASS_UID = derive_uid("implementation", "hilum")
-IMPLEMENTATION_VERSION = "HILUM"
-"""Carries no release number, so that the same data set makes the same file under every release."""
 _DEFLATED_LE = "1.2.840.10008.1.2.1.99"
 _META_BYTES, _PIECE_BYTES = 1 << 16, 1 << 20
 _UID = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)

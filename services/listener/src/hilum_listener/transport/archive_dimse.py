@@ -21,7 +21,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, _config, build_role, evt
+from pynetdicom import _config, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, build_context
@@ -31,6 +31,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from hilum.adapters.dicom.implementation import own_entity
 from hilum.adapters.dicom.requests import hold_reactor
 from hilum.domain.errors import Reject, Retry
 from hilum.runtime.config import DicomArchive
@@ -205,7 +206,7 @@ class DimseArchive:
         self, contexts: Sequence[PresentationContext], storage: Sequence[str] = (), keep: Any = None
     ) -> Iterator[Association]:
         archive = self._archive
-        entity = AE(ae_title=self._calling_ae)
+        entity = own_entity(self._calling_ae)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = archive.timeout_s
         entity.connection_timeout = archive.timeout_s
         handlers: list[Any] = [(evt.EVT_C_STORE, keep)] if keep else []

@@ -1,6 +1,7 @@
 """Certificates and TLS on both sides, as PS3.15 B.12 has it: BCP 195, that is RFC 8996 and RFC 9325."""
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hilum.runtime.config import Peer, Tls
@@ -14,6 +15,7 @@ _CIPHERS_1_2 = ":".join(
     )
 )
 """RFC 9325 4.2: forward secrecy and authenticated encryption. Those of TLS 1.3 are all fit."""
+_UTC_TIME = 0x17  # DER tag
 
 
 class CertificateUnusable(Exception):
@@ -34,6 +36,49 @@ def certificate_der(path: Path) -> bytes:
         raise CertificateUnusable(f"{path}: can't be read: {type(error).__name__}") from error
     except ValueError as error:
         raise CertificateUnusable(f"{path}: holds no PEM certificate") from error
+
+
+def valid_between(der: bytes) -> tuple[datetime, datetime]:
+    """The first and the last moment of a certificate's validity (RFC 5280 4.1.2.5).
+
+    Raises:
+        CertificateUnusable: no certificate that can be read.
+    """
+    try:
+        at = _inside(der, _inside(der, 0))  # Certificate, TBSCertificate
+        if der[at] == 0xA0:  # its version
+            at = _behind(der, at)
+        for _field in ("serial number", "signature", "issuer"):
+            at = _behind(der, at)
+        first = _inside(der, at)
+        return _time(der, first), _time(der, _behind(der, first))
+    except (IndexError, ValueError) as error:
+        raise CertificateUnusable("a certificate that can't be read") from error
+
+
+def _header(der: bytes, at: int) -> tuple[int, int]:
+    """Where a DER value begins, and its length."""
+    length, start = der[at + 1], at + 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(der[at + 2 : start])
+    return start, length
+
+
+def _inside(der: bytes, at: int) -> int:
+    return _header(der, at)[0]
+
+
+def _behind(der: bytes, at: int) -> int:
+    return sum(_header(der, at))
+
+
+def _time(der: bytes, at: int) -> datetime:
+    start, length = _header(der, at)
+    text = der[start : start + length].decode("ascii")
+    if der[at] == _UTC_TIME:  # two digits of the year: RFC 5280 4.1.2.5.1
+        text = ("19" if text[:2] >= "50" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
 def server_context(tls: Tls, peers: tuple[Peer, ...]) -> ssl.SSLContext:

@@ -6,10 +6,11 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, build_context, build_role
+from pynetdicom import build_context, build_role
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
+from hilum.adapters.dicom.implementation import own_entity
 from hilum.adapters.dicom.requests import hold_reactor
 from hilum.runtime.config import Peer, Tls
 from hilum_listener.handlers.commitment import (
@@ -69,7 +70,7 @@ class NewAssociation:
     def __init__(self, *, own_ae: str, tls: Tls | None = None) -> None:
         """`tls`: Hilum's own certificate, shown to peers that have one configured."""
         self._tls = tls
-        self._entity = AE(ae_title=own_ae)
+        self._entity = own_entity(own_ae)
         self._entity.connection_timeout = self._entity.acse_timeout = _CONNECT_S
         self._entity.dimse_timeout = self._entity.network_timeout = _ANSWER_S
 

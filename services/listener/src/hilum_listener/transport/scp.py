@@ -16,13 +16,13 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 
+from hilum.adapters.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum.ports.clock import Clock
 from hilum.runtime.config import Peer
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
 from hilum_listener.handlers.offers import Offers
-from hilum_listener.handlers.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Reception, Request, Status
 from hilum_listener.handlers.spool import Spool

@@ -5,9 +5,10 @@ import socket
 
 import pydicom
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 
+from hilum.adapters.dicom.implementation import own_entity
 from hilum.adapters.dicom.requests import hold_reactor
 from hilum.runtime.config import DicomDestination
 from hilum_results.handlers.verdict import Verdict, of_store_status, parked, retry
@@ -21,7 +22,7 @@ class DicomSender:
     def __init__(self, destination: DicomDestination, *, calling_ae: str) -> None:
         self._destination = destination
         self._association: Association | None = None
-        self._entity = AE(ae_title=calling_ae)
+        self._entity = own_entity(calling_ae)
         self._entity.add_requested_context(Comprehensive3DSRStorage, _SYNTAXES)
         timeout_s = destination.timeout_s
         self._entity.acse_timeout = timeout_s

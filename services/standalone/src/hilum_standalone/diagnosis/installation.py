@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hilum.runtime.cluster import Cluster, SecretMissing
 from hilum.runtime.config import AnyDestination, DicomArchive, DicomDestination, DicomwebArchive, FhirDestination, Site
 from hilum_standalone.diagnosis.check import Check, note, ok, red
+from hilum_standalone.diagnosis.doors import doors
 from hilum_standalone.diagnosis.events import events
 from hilum_standalone.folder import is_alive, is_running, processes
 from hilum_standalone.plan import DEMO_DESTINATIONS, LOOPBACK, accepts, dicom_host
@@ -24,6 +26,7 @@ def installation(data: Path, site: Site) -> Iterator[Check]:
     yield from _database(data, site.cluster, start)
     running = is_running(data)
     yield from _processes(data, site, running, start)
+    yield from doors(data, site, running=running, now=datetime.now(UTC))
     yield from _destinations(site, running)
     for archive in site.archives:
         trouble = _ask(site.ae_title, archive)
@@ -198,9 +201,9 @@ def _associates(site: Site, port: int) -> bool:
 
 
 def _echo(calling: str, destination: DicomDestination) -> str:
-    from pynetdicom import AE
+    from hilum.adapters.dicom.implementation import own_entity
 
-    entity = AE(ae_title=calling)
+    entity = own_entity(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = 5
     entity.add_requested_context("1.2.840.10008.1.1")  # Verification
     association = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)

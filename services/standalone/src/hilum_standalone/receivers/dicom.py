@@ -1,8 +1,9 @@
 """A storage SCP for every storage class, radiographs compressed as well; it keeps the objects as DICOM files."""
 
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AllStoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
+from hilum.adapters.dicom.implementation import own_entity
 from hilum_standalone.receivers.kept import Kept
 
 AE_TITLE = "DEMO_PACS"
@@ -26,7 +27,7 @@ def serve(kept: Kept, *, host: str, port: int) -> ThreadedAssociationServer:
         kept.keep(uid, "dcm", content)
         return _SUCCESS
 
-    entity = AE(ae_title=AE_TITLE)
+    entity = own_entity(AE_TITLE)
     entity.maximum_associations = 100
     entity.add_supported_context("1.2.840.10008.1.1")  # Verification
     for context in AllStoragePresentationContexts:

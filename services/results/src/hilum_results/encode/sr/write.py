@@ -8,14 +8,13 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
-from hilum.domain.identity import derive_uid
+from hilum.adapters.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum.domain.results import Result
 from hilum_results.encode.sr.content import evidence, images, report
 from hilum_results.encode.sr.text import identifier, lines, one_line, person_name
 from hilum_results.encode.times import in_object_zone, offset_text, valid_date, valid_time
 
 SERIES_NUMBER = 9001
-IMPLEMENTATION_UID = UID(derive_uid("hilum", "implementation"))
 
 
 def encode(result: Result) -> bytes:
@@ -58,8 +57,8 @@ def _dataset(result: Result) -> Dataset:
     _contributing_equipment(dataset, result)
     _predecessor(dataset, result)
     _request(dataset, result)
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_UID
-    dataset.file_meta.ImplementationVersionName = "HILUM"
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     return dataset
 
 
