@@ -290,6 +290,47 @@ def test_a_deadline_ends_what_runs_as_expired_and_what_waits_as_overload() -> No
     queue.close()
 
 
+class Delicate(Heard):
+    """As Triton's response sender: to ask it while its last message goes out, or after, would be the server's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_use = threading.Lock()
+        self.asked = threading.Event()
+        self.misused: list[str] = []
+
+    def send(self, said: Said) -> None:
+        if not self.in_use.acquire(blocking=False):
+            self.misused.append(f"{said.status} was sent while it was asked")
+            return super().send(said)
+        try:
+            return super().send(said)
+        finally:
+            self.in_use.release()
+
+    def is_cancelled(self) -> bool:
+        if self.over.is_set():
+            self.misused.append("it was asked after its last message")
+        with self.in_use:
+            self.asked.set()
+            self.over.wait(
+                0.2
+            )  # long enough for the engine to end the request meanwhile, if nothing keeps it from that
+        return False
+
+
+def test_whether_anybody_listens_is_never_asked_while_or_after_the_last_message_goes_out() -> None:
+    medmo = Gated()
+    queue = Queue(medmo, beat_s=0.001)
+    heard = Delicate()
+    queue.submit(Asked(Task.QUESTION, request("one")), heard)
+    assert heard.asked.wait(10)
+    medmo.open.set()
+    assert heard.end().status is Status.ANSWERED
+    queue.close()
+    assert heard.misused == []
+
+
 def test_other_weights_are_not_asked_and_a_description_is_given_at_once() -> None:
     medmo = Gated()
     queue = Queue(medmo)

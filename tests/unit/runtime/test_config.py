@@ -30,6 +30,9 @@ def test_an_empty_file_is_the_default_site() -> None:
         ("ae_title = 'A\\\\B'", "hilum.toml:1: ae_title: String should match pattern"),
         ("worklist = 3", "hilum.toml:1: worklist: Input should be a valid dictionary"),
         ("[[rules]]\nname='a'\n[[rules]]\nname='a'", "two rules are named 'a'"),
+        ("[model]\nservers = ['triton']", "hilum.toml:2: model.servers.0: String should match pattern"),
+        ("[model]\ndigest = 'AB'", "hilum.toml:2: model.digest: String should match pattern"),
+        (f"[model]\ndigest = '{'ab' * 32}'", "hilum.toml:1: model: Value error, a digest says which weights `servers`"),
         ("a = ", "hilum.toml: Invalid value"),
     ],
 )

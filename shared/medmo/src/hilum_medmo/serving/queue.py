@@ -49,6 +49,16 @@ class _Ticket:
                 self.ended = said.status.ends
                 self.stream.send(said)
 
+    def listen(self) -> None:
+        """Finds out whether anybody still waits.
+
+        Never while the last message goes out, nor after it: Triton frees then what it is asked about, and the whole
+        server dies (2.51, ResponseFactoryIsCancelled).
+        """
+        with self.sending:
+            if not self.ended and self.stream.is_cancelled():
+                self.cancelled = True
+
 
 class Queue:
     """Requests for one model. Threads start with it and end with `close`."""
@@ -149,7 +159,7 @@ class Queue:
             self._look_at(ticket)
 
     def _look_at(self, ticket: _Ticket) -> None:
-        ticket.cancelled = ticket.cancelled or (not ticket.ended and ticket.stream.is_cancelled())
+        ticket.listen()
         if ticket.status is Status.RUNNING:
             ticket.send(Said(Status.RUNNING))  # the engine ends it, at its next token
         elif ticket.cancelled:
