@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,7 @@ from hilum.runtime.cluster import SecretMissing
 from hilum.runtime.config import AnyArchive, ConfigError, Site, load
 from hilum.runtime.health import Health
 from hilum.runtime.lifecycle import announce_ready, stop_on_signals, stop_with_parent
-from hilum_listener.handlers.desk import Desk
 from hilum_listener.handlers.journal import JournalWriter
-from hilum_listener.handlers.notices import NoticeStore
 from hilum_listener.handlers.offers import Offers
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock, publish_port
 from hilum_listener.handlers.spool import Spool
@@ -85,8 +83,9 @@ def _roles(given: argparse.Namespace, places: Places, site: Site) -> dict[str, R
     """
     roles: dict[str, Role] = {}
     if "scp" in given.roles:
-        roles["health of scp"] = _health(places, "scp")
-        roles["scp"] = _scp(places, ScpSettings.of(site, port=given.port))
+        if not given.share:
+            roles["health of scp"] = _health(places, "scp")
+        roles["scp"] = _scp(places, ScpSettings.of(site, port=given.port), given)
     if "stow" in given.roles:
         stow = StowSettings.of(site, port=given.http_port)
         roles["health of stow"] = _health(places, "stow")
@@ -108,6 +107,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--http-port", type=int, help="where stow listens, instead of the configured port; 0: a free one"
     )
+    parser.add_argument("--share", type=int, nargs="+", metavar="N", help=argparse.SUPPRESS)  # as `_scp` calls it
     return parser.parse_args(arguments)
 
 
@@ -115,32 +115,25 @@ def _journal(places: Places) -> JournalWriter:
     return JournalWriter(places.journal, started_at=_CLOCK.now(), spool=spool_name(places.spool))
 
 
-def _scp(places: Places, settings: ScpSettings) -> Role:
-    from hilum_listener.transport.scp import Scp
+def _scp(places: Places, settings: ScpSettings, given: argparse.Namespace) -> Role:
+    from hilum_listener.transport import receiver
+
+    def command(number: int, fds: Sequence[int]) -> list[str]:
+        words = [sys.executable, "-m", "hilum_listener", "scp", "--data", str(given.data)]
+        words += [] if given.config is None else ["--config", str(given.config)]
+        return [*words, "--share", str(number), *map(str, fds)]
 
     def run(stop: threading.Event) -> None:
         try:
-            lock(places.run)
-            spool = Spool(places, min_free_bytes=settings.min_free_bytes)
-            left = spool.clean()
-            spool.prepare()
-            journal = _journal(places)
-            desk = Desk(NoticeStore(places), journal, _CLOCK.now)
-            server = Scp(settings, spool, journal, _CLOCK, desk=desk, offers=Offers(places.run))
-            port = server.start()
-            publish_port(places.run, port)
+            if given.share:
+                receive = receiver.one_of_several(places, settings, lambda: _journal(places), _CLOCK, given.share)
+            elif settings.processes > 1:
+                receive = receiver.several(places, settings, command)
+            else:
+                receive = receiver.alone(places, settings, lambda: _journal(places), _CLOCK)
         except (AlreadyRunning, CertificateUnusable, OSError) as error:
             raise CannotStart(str(error)) from error
-        if left:
-            _LOG.warning("removed half-written files", count=left)
-        if not settings.peers:
-            _LOG.warning("no peers configured: callers on this machine are accepted under any AE title, others refused")
-        _LOG.info("listening", port=port, address=settings.host)
-        stop.wait()
-        server.stop()
-        spool.close()
-        journal.close()
-        _LOG.info("stopped")
+        receive(stop)
 
     return run
 

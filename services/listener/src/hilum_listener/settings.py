@@ -1,5 +1,6 @@
 """What each role of the listener needs to know."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -51,10 +52,12 @@ class ScpSettings:
     max_pdu: int
     min_free_bytes: int
     tls: Tls | None = None
+    processes: int = 1
 
     @classmethod
     def of(cls, site: Site, *, port: int) -> Self:
         return cls(
+            processes=site.listener.processes or min(8, max(1, (os.cpu_count() or 1) // 4)),
             ae_title=site.ae_title.strip(),
             host=site.listener.host,
             port=port,

@@ -3,7 +3,8 @@
 import ipaddress
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 
 from hilum.runtime.config import Peer
@@ -80,7 +81,7 @@ def admit_by_host(
 
 
 class PeerLimits:
-    """Says when a peer opens too many associations. Not synchronised."""
+    """Says when a peer opens too many associations. Not synchronised; what one process counts (`SharedLimits`: all)."""
 
     def __init__(self) -> None:
         self._opened_s: dict[Peer, deque[float]] = {}
@@ -92,15 +93,30 @@ class PeerLimits:
         """
         if peer.max_associations is not None and open_now >= peer.max_associations:
             return Refusal.LOCAL_LIMIT
-        if peer.max_associations_per_min is None:
-            return None
+        if peer.max_associations_per_min is not None and not self._opened(peer, now_s):
+            return Refusal.CONGESTION
+        return None
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Between the look at what is open and the new association's count no other process may count one."""
+        return nullcontext()
+
+    def elsewhere(self, peer: Peer | None = None) -> int:
+        """Associations that are open in other processes, of one peer or in all."""
+        return 0
+
+    def publish(self, total: int, by_peer: Mapping[Peer, int]) -> None:
+        """What is open in this process now."""
+
+    def _opened(self, peer: Peer, now_s: float) -> bool:
+        assert peer.max_associations_per_min is not None
         opened = self._opened_s.setdefault(peer, deque())
         while opened and now_s - opened[0] >= 60.0:
             opened.popleft()
         if len(opened) >= peer.max_associations_per_min:
-            return Refusal.CONGESTION
+            return False
         opened.append(now_s)
-        return None
+        return True
 
 
 def _from(address: str, peer: Peer, addresses_of: Callable[[str], frozenset[str]]) -> bool:

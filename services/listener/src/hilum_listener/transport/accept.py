@@ -99,6 +99,29 @@ class FastServer(TlsServer):
         """Nothing: pynetdicom collects garbage here."""
 
 
+class SharedServer(FastServer):
+    """Accepts from a socket where other processes accept too: whoever comes first has the connection."""
+
+    def __init__(self, shared: socket.socket, *arguments: Any, **options: Any) -> None:
+        self._shared = shared
+        super().__init__(*arguments, **options)
+
+    def server_bind(self) -> None:
+        assert self.socket is not None
+        self.socket.close()
+        self.socket = self._shared
+        self.socket.setblocking(False)  # another process may have been faster
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        """Nothing: it listens already."""
+
+    def server_close(self) -> None:
+        """The socket is the other processes' too, so it is closed and not shut down."""
+        if self.socket is not None:
+            self.socket.close()
+
+
 def prepare(connection: socket.socket, *, timeout_s: float | None) -> None:
     """A blocking socket whose reads and writes return in time, and that sends at once."""
     connection.settimeout(None)

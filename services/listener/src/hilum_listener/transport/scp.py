@@ -6,9 +6,11 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
@@ -16,6 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 
+from hilum.adapters.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum.adapters.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from hilum.ports.clock import Clock
 from hilum.runtime.config import Peer
@@ -27,7 +30,7 @@ from hilum_listener.handlers.peers import PeerLimits, Refusal, admit
 from hilum_listener.handlers.receive import Reception, Request, Status
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import ScpSettings
-from hilum_listener.transport.accept import FastRequestHandler, FastServer, allow_many_connections
+from hilum_listener.transport.accept import FastRequestHandler, FastServer, SharedServer, allow_many_connections
 from hilum_listener.transport.certificates import certificate_der, server_context
 from hilum_listener.transport.direct import Carried, Direct, Threads
 from hilum_listener.transport.fast import FastAssociation
@@ -55,7 +58,9 @@ class Scp:
         *,
         desk: Desk,
         offers: Offers,
+        limits: PeerLimits | None = None,
     ) -> None:
+        """`limits`: those that other receiving processes share."""
         self._settings = settings
         self._spool = spool
         self._journal = journal
@@ -74,7 +79,7 @@ class Scp:
         self._noted: WeakSet[Association] = WeakSet()
         self._ids: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
         self._servers: list[Any] = []
-        self._limits = PeerLimits()
+        self._limits = limits or PeerLimits()
         self._certificates = {p: certificate_der(p.certificate) for p in settings.peers if p.certificate is not None}
         self._ae = self._entity()
         self._services = Services(desk, offers, self._who)
@@ -98,8 +103,10 @@ class Scp:
             )
         return ae
 
-    def start(self) -> int:
+    def start(self, sockets: Sequence[socket.socket] = ()) -> int:
         """Listens; returns the plain port, or the TLS port when that is the only one.
+
+        `sockets`: those of `listening`, where other processes accept as well.
 
         Raises:
             OSError: an address is taken or not one of this machine.
@@ -116,19 +123,25 @@ class Scp:
             *self._services.handlers(),
         ]
         self._services.start()
-        host, tls = self._settings.host, self._settings.tls
-        if tls is None or not tls.only:
-            self._listen((host, self._settings.port), handlers)
-        if tls is not None:
-            self._listen((host, tls.port), handlers, server_context(tls, self._settings.peers))
+        tls = self._settings.tls
+        context = server_context(tls, self._settings.peers) if tls is not None else None
+        for number, (address, is_tls) in enumerate(addresses(self._settings)):
+            shared = sockets[number] if sockets else None
+            self._listen(address, handlers, context if is_tls else None, shared)
         return int(self._servers[0].server_address[1])
 
-    def _listen(self, address: tuple[str, int], handlers: Sequence[Any], context: ssl.SSLContext | None = None) -> None:
+    def _listen(
+        self,
+        address: tuple[str, int],
+        handlers: Sequence[Any],
+        context: ssl.SSLContext | None,
+        shared: socket.socket | None,
+    ) -> None:
         server: Any = self._ae.make_server(
             address,
             ssl_context=context,
             evt_handlers=list(handlers),
-            server_class=FastServer,
+            server_class=cast(Any, FastServer if shared is None else partial(SharedServer, shared)),
             request_handler=FastRequestHandler,
         )
         server.open_reception = self._open_reception
@@ -183,6 +196,7 @@ class Scp:
         with self._lock:
             self._open.pop(direct, None)
             self._directs.discard(direct)
+            self._publish()
         self._note(direct, change)
 
     def _connected(self, event: evt.Event) -> None:
@@ -241,17 +255,21 @@ class Scp:
 
     def _take(self, association: Association | Direct, peer: Peer | None) -> Refusal | None:
         """Counts the association in until its thread ends, or says why it is one too many."""
-        with self._lock:
+        with self._lock, self._limits.exclusive():
             self._open = {other: its for other, its in self._open.items() if other.is_alive()}
-            if len(self._open) >= self._settings.max_associations:
+            if len(self._open) + self._limits.elsewhere() >= self._settings.max_associations:
                 return Refusal.LOCAL_LIMIT
             if peer is not None:
-                open_now = sum(its == peer for its in self._open.values())
+                open_now = sum(its == peer for its in self._open.values()) + self._limits.elsewhere(peer)
                 refused = self._limits.take(peer, open_now=open_now, now_s=time.monotonic())
                 if refused is not None:
                     return refused
             self._open[association] = peer
+            self._publish()
         return None
+
+    def _publish(self) -> None:
+        self._limits.publish(len(self._open), Counter(peer for peer in self._open.values() if peer is not None))
 
     def _established(self, event: evt.Event) -> None:
         if event.assoc not in self._noted:
@@ -261,6 +279,7 @@ class Scp:
     def _ended(self, event: evt.Event, change: str) -> None:
         with self._lock:
             self._open.pop(event.assoc, None)
+            self._publish()
         if event.assoc in self._noted:
             self._noted.discard(event.assoc)
             self._note(event.assoc, change)
@@ -314,6 +333,22 @@ class Scp:
             return association.calling_ae, association.address, association.identity
         requestor = association.requestor
         return str(requestor.ae_title).strip()[:16], str(requestor.address), self._ids.get(association, "")
+
+
+def addresses(settings: ScpSettings) -> list[tuple[tuple[str, int], bool]]:
+    """Where the receiver listens, and whether it speaks TLS there."""
+    tls = settings.tls
+    plain = [((settings.host, settings.port), False)] if tls is None or not tls.only else []
+    return plain + ([((settings.host, tls.port), True)] if tls is not None else [])
+
+
+def listening(settings: ScpSettings) -> list[socket.socket]:
+    """A socket for each address, for several processes to accept from.
+
+    Raises:
+        OSError: an address is taken or not one of this machine.
+    """
+    return [socket.create_server(address, backlog=FastServer.request_queue_size) for address, _ in addresses(settings)]
 
 
 def _is_idle(association: Association | Direct) -> bool:
