@@ -179,3 +179,24 @@ def test_the_report_is_delivered_once_though_both_processes_are_killed_in_betwee
     assert "FailedSOPSequence" not in reports.received[-1]
     (row,) = site.rows(commitment_requests)
     assert row.reason == ""
+
+
+def test_a_request_that_is_too_large_is_refused_and_one_without_measure_ends_its_association(site: Site) -> None:
+    def padded(size: int) -> Dataset:
+        dataset = step_begins()
+        dataset.add_new(0x00091010, "OB", bytes(size))
+        return dataset
+
+    with associated(site.scp.port, [MPPS]) as modality:
+        hold_reactor(modality)
+        assert modality.send_n_create(padded(9 << 20), MPPS, derive_uid("step", "large"))[0].Status == 0x0213
+        hold_reactor(modality)
+        assert modality.send_n_create(step_begins(), MPPS, derive_uid("step", "small"))[0].Status == 0x0000
+    with associated(site.scp.port, [MPPS]) as modality:
+        hold_reactor(modality)
+        answer, _ = modality.send_n_create(padded(40 << 20), MPPS, derive_uid("step", "endless"))
+        assert "Status" not in answer
+        wait_until(lambda: not modality.is_established, timeout_s=20, what="the association's end")
+    with associated(site.scp.port, [MPPS]) as modality:
+        hold_reactor(modality)
+        assert modality.send_n_create(step_begins(), MPPS, derive_uid("step", "small"))[0].Status == 0x0111

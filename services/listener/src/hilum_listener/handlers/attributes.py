@@ -10,7 +10,8 @@ from hilum.domain.errors import Reject
 from hilum_listener.handlers.part10 import is_uid
 
 MAX_BYTES = 8 << 20
-"""A list of 20,000 references takes about 5 MB."""
+"""Bounds the time of the scan, a second at the worst; a list of 20,000 references takes about 5 MB. The memory of a
+message is bounded where it is read: at most 16 MB, or the association ends (`transport.fast`)."""
 MAX_REFERENCES = 20_000
 _IMPLICIT_LE, _EXPLICIT_BE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 _SOP_CLASS, _SOP_INSTANCE = 0x00081150, 0x00081155
