@@ -69,7 +69,7 @@ class Listener(Part):
     A study is complete after `quiet_time_s` without an image, or the time that `quiet_time_by_modality` names for one
     of its modalities; after `unreleased_quiet_time_s` where the sender's association broke or stays open; and after
     `max_age_s` whatever else is missing. With `archive` Hilum answers storage commitment requests for what it holds and
-    keeps it for good. `processes` receive on the same port; without a number one for every four cores, at most 8.
+    keeps it for good. `processes` receive on the same port; 0 stands for one for every four cores, at most 8.
     """
 
     host: str = "127.0.0.1"
@@ -78,7 +78,7 @@ class Listener(Part):
     unreleased_quiet_time_s: Seconds = 60.0
     max_age_s: Seconds = 3600.0
     archive: bool = False
-    processes: int | None = Field(default=None, ge=1, le=32)
+    processes: int = Field(default=0, ge=0, le=32)
     max_associations: int = Field(default=64, ge=1, le=1000)
     idle_timeout_s: Seconds = 60.0
     max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
