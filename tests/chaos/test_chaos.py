@@ -1,6 +1,7 @@
 """The short form of `make chaos`: twenty faults over forty studies, and nothing lost, nothing twice."""
 
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,4 +18,5 @@ def test_twenty_faults_lose_nothing_and_nothing_comes_twice(tmp_path: Path) -> N
     assert report.wrong == ()
     assert sum(report.faults.values()) >= 20
     assert report.instances >= 80
-    assert {name: code for name, code in report.exits.items() if code} == {}
+    # One that the killer had just started again may get SIGTERM before it listens to it: it holds nothing yet.
+    assert {name: code for name, code in report.exits.items() if code not in (0, -signal.SIGTERM)} == {}

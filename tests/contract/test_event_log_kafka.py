@@ -341,14 +341,15 @@ def end_sessions_of_the_lead(engine: Engine) -> int:
 
 
 def test_order_within_a_key_holds_with_two_relays_whose_lead_is_cut_again_and_again(kafka_side: KafkaSide) -> None:
-    side, count = kafka_side, 400
-    ended = 0
-    with running(relaying(side), relaying(side), lambda _stop: publish(side, range(count))) as (_one, _two, writer):
-        while writer.thread.is_alive():
-            time.sleep(0.15)
-            ended += end_sessions_of_the_lead(side.engine)
+    side, count, part = kafka_side, 400, 80
+    with running(relaying(side), relaying(side)):
+        for begin in range(0, count, part):
+            publish(side, range(begin, begin + part))
+            deadline = time.monotonic() + PATIENCE_S
+            while not end_sessions_of_the_lead(side.engine):
+                assert time.monotonic() < deadline, "nobody took the lead"
+                time.sleep(0.02)
         found = firsts(side, count)
-    assert ended >= 2
     assert found == {f"key {key}": list(range(key, count, 7)) for key in range(7)}
 
 

@@ -50,7 +50,9 @@ class Kafka:
         self._settings = folder / "server.properties"
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = self._command("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings))
+        command = self._command(
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._settings)
+        )
         if secured is not None:
             command += ["--add-scram", f"SCRAM-SHA-512=[name={secured.user},password={secured.password}]"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
