@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from hilum.adapters.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from hilum.testing.dicom_files import chest_image, write
 from hilum_listener.handlers.journal import InstanceReceived, read
-from hilum_listener.handlers.part10 import IMPLEMENTATION_CLASS_UID
 from hilum_listener.handlers.receive import Status
 from hilum_listener.handlers.spool import Spool
 from hilum_listener.settings import Places
