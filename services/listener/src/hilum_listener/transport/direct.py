@@ -228,13 +228,14 @@ class Direct:
 
     def _other(self) -> str | None:
         """How the association ends by the PDU that stands here; None when it isn't all there, empty when it doesn't."""
+        came = self._end - self._at
         kind = self._buffer[self._at]
         if kind not in (A_RELEASE_RQ, A_ABORT):
             return ""
-        if self._end - self._at < _SHORT_PDU:
-            return None
-        if pdu_header(self._buffer, self._at)[1] != _SHORT_PDU - PDU_HEADER:
+        if came >= PDU_HEADER and pdu_header(self._buffer, self._at)[1] != _SHORT_PDU - PDU_HEADER:
             return ""
+        if came < _SHORT_PDU:
+            return None
         return "released" if kind == A_RELEASE_RQ else "aborted"
 
     def _fill(self) -> str:
