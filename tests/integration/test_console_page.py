@@ -276,13 +276,15 @@ def test_the_first_page_of_500_studies_is_rendered_within_150_milliseconds_of_pr
             before = _processor_s(process.pid)
             status, _, body = served.get("/")
             spent.append(_processor_s(process.pid) - before)
-            assert (status, body.count(b"data-href=")) == (200, 200)
-        pages = [served.get(f"/?page={number}")[2].decode() for number in (1, 2, 3)]
-        assert "page <b>1</b> of 3" in pages[0]
+            assert (status, body.count(b"data-href=")) == (200, 100)
+        pages = [served.get(f"/?page={number}")[2].decode() for number in range(1, 6)]
+        assert "page <b>1</b> of 5" in pages[0]
         shown = [uid for page in pages for uid in re.findall(r'data-href="/studies/([0-9.]+)"', page)]
         assert (len(shown), len(set(shown))) == (500, 500)
         told = [
-            study["place"]["position"] for n in (1, 2, 3) for study in served.json(f"/api/studies?page={n}")["studies"]
+            study["place"]["position"]
+            for n in range(1, 6)
+            for study in served.json(f"/api/studies?page={n}")["studies"]
         ]
         assert told == list(range(1, 501))
     engine.dispose()

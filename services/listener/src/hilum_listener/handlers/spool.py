@@ -141,6 +141,12 @@ class Spool:
                 left, self._ahead = list(self._ahead), deque()
                 _remove(self._root, left)
 
+    def __del__(self) -> None:
+        """Lets go of the descriptors; the names stay for the sweep, as after a kill."""
+        for fd, _ in getattr(self, "_ahead", ()):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
     def _begin_run(self) -> None:
         run = self._name + secrets.token_hex(4)
         path = self._places.runs / run
