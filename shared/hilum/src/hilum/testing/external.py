@@ -115,3 +115,37 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class Server:
+    """A server that tests start, kill, pause and start again on the same port and folder; a subclass has `start`."""
+
+    what = "server"
+    """As in "the Redis server is not running"."""
+    _process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        """The running one."""
+        if self._process is None:
+            raise AssertionError(f"the {self.what} is not running")
+        return self._process
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it."""
+        self.process.kill()
+        self._process = None
+
+    def pause(self) -> None:
+        """Connections stay open and nothing answers."""
+        self.process.popen.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.popen.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ends it if it runs, paused or not."""
+        if self._process is not None:
+            self.go_on()
+            self._process.stop()
+            self._process = None

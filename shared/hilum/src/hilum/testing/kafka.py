@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hilum.testing.external import Process, answers, free_port, missing, need
+from hilum.testing.external import Process, Server, answers, free_port, missing, need
 
 _JAVA = (
     *("-Xms64m", "-Xmx256m"),
@@ -30,8 +30,10 @@ class Secured:
     password: str
 
 
-class Kafka:
+class Kafka(Server):
     """A broker that can be stopped, killed, paused (`process.popen`) and started again on the same port and folder."""
+
+    what = "Kafka broker"
 
     def __init__(self, folder: Path, *, advertised: int | None = None, secured: Secured | None = None) -> None:
         """Formats the storage under `folder`, which exists and is empty.
@@ -46,7 +48,6 @@ class Kafka:
         self.advertised = advertised or self.port
         self._java = need("java", install="default-jre-headless")
         self._jars = _jars()
-        self._process: Process | None = None
         self._settings = folder / "server.properties"
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -64,23 +65,11 @@ class Kafka:
         """As `[cluster] kafka` in `hilum.toml`."""
         return (f"127.0.0.1:{self.advertised}",)
 
-    @property
-    def process(self) -> Process:
-        """The running broker."""
-        if self._process is None:
-            raise AssertionError("the Kafka broker is not running")
-        return self._process
-
     def start(self) -> None:
         """Returns when it accepts connections."""
         command = self._command("kafka.Kafka", str(self._settings))
         self._process = Process(command, log=self.folder / "log", cwd=self.folder)
         self._process.wait_until(lambda: answers(self.port), timeout_s=60)
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash would end it."""
-        self.process.kill()
-        self._process = None
 
     def stop(self) -> None:
         """Ends it if it runs; its data are for nobody any more, so it isn't asked to put them in order."""

@@ -1,7 +1,6 @@
 """A Redis server for tests: on a free port, with a password, in a temporary folder; flushed, killed, paused at will."""
 
 import secrets
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,18 +8,19 @@ from pathlib import Path
 import redis
 from pydantic import SecretStr
 
-from hilum.testing.external import Process, answers, free_port, need
+from hilum.testing.external import Process, Server, answers, free_port, need
 
 
-class RedisServer:
+class RedisServer(Server):
     """Keeps nothing on disk, so a killed one comes back empty."""
+
+    what = "Redis server"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.password = SecretStr(secrets.token_urlsafe(16))
         self._program = need("redis-server", install="redis-server")
-        self._process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -35,12 +35,6 @@ class RedisServer:
     def environment(self) -> dict[str, str]:
         """What a process needs beside the configuration."""
         return {"HILUM_REDIS_PASSWORD": self.password.get_secret_value()}
-
-    @property
-    def process(self) -> Process:
-        if self._process is None:
-            raise AssertionError("the Redis server is not running")
-        return self._process
 
     def client(self) -> "redis.Redis":
         return redis.Redis(
@@ -57,28 +51,10 @@ class RedisServer:
         self._process = Process([self._program, configuration], log=self.folder / "redis.log")
         self._process.wait_until(lambda: answers(self.port))
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash would end it."""
-        self.process.kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Connections stay open and nothing answers."""
-        self.process.popen.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.process.popen.send_signal(signal.SIGCONT)
-
     def flush(self) -> None:
         """As an administrator's FLUSHALL."""
         with self.client() as client:
             client.flushall()
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self.go_on()
-            self._process.stop()
-            self._process = None
 
 
 @contextmanager

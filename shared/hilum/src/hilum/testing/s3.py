@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +9,16 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from hilum.runtime.cluster import Cluster
-from hilum.testing.external import Process, answers, free_port, missing
+from hilum.testing.external import Process, Server, answers, free_port, missing
 
 _VERSION = "1.8.0"
 REGION = "us-east-1"
 
 
-class S3Server:
+class S3Server(Server):
     """Its one bucket is a folder, so tests can look at what it stores and damage it."""
 
+    what = "S3 server"
     bucket = "hilum-test"
 
     def __init__(self, folder: Path) -> None:
@@ -27,7 +27,6 @@ class S3Server:
         self.access_key = SecretStr(secrets.token_hex(10))
         self.secret_key = SecretStr(secrets.token_hex(20))
         self._program = _program()
-        self._process: Process | None = None
         self.files.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -58,12 +57,6 @@ class S3Server:
             s3_region=REGION,
         )
 
-    @property
-    def process(self) -> Process:
-        if self._process is None:
-            raise AssertionError("the S3 server is not running")
-        return self._process
-
     def start(self) -> None:
         """Returns when it accepts connections."""
         command: list[str | Path] = [self._program, "--port", f"127.0.0.1:{self.port}", "--region", REGION, "--quiet"]
@@ -74,24 +67,6 @@ class S3Server:
         }
         process = Process(command, log=self.folder / "versitygw.log", env=keys)
         self._process = process.wait_until(lambda: answers(self.port))
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash would end it."""
-        self.process.kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Connections stay open and nothing answers."""
-        self.process.popen.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.process.popen.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self.go_on()
-            self._process.stop()
-            self._process = None
 
 
 @contextmanager
