@@ -8,7 +8,8 @@ from datetime import datetime
 from hilum.domain.errors import Reject
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.archive import Fetched
-from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, JournalWriter
+from hilum_listener.handlers.entries import entry_of
+from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
 from hilum_listener.handlers.part10 import Identity, file_head, identify
 from hilum_listener.handlers.receive import Reception, Request, Status
 from hilum_listener.handlers.spool import Spool, Stored, Writing
@@ -146,12 +147,9 @@ class FetchedInstances:
 
         def note(stored: Stored) -> None:
             self._journal.append(
-                InstanceReceived(
-                    uri=stored.uri,
-                    size=stored.size,
-                    sop_instance_uid=identity.sop_instance_uid,
-                    sop_class_uid=identity.sop_class_uid,
-                    transfer_syntax_uid=identity.transfer_syntax_uid,
+                entry_of(
+                    stored,
+                    identity,
                     calling_ae=self._calling_ae,
                     peer="",
                     association=self._association,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import datetime
 
-from hilum_listener.handlers.journal import AssociationChanged, InstanceReceived, JournalWriter
+from hilum_listener.handlers.entries import entry_of
+from hilum_listener.handlers.journal import AssociationChanged, JournalWriter
 from hilum_listener.handlers.part10 import Identity
 from hilum_listener.handlers.spool import Spool, Stored, Writing
 from hilum_listener.handlers.stow import Draft
@@ -72,12 +73,9 @@ class DurableStore:
 
         def note(stored: Stored) -> None:
             self._journal.append(
-                InstanceReceived(
-                    uri=stored.uri,
-                    size=stored.size,
-                    sop_instance_uid=identity.sop_instance_uid,
-                    sop_class_uid=identity.sop_class_uid,
-                    transfer_syntax_uid=identity.transfer_syntax_uid,
+                entry_of(
+                    stored,
+                    identity,
                     calling_ae=self._calling_ae,
                     peer=self._peer,
                     association=self._association,

@@ -7,7 +7,6 @@ it, for the task's time limit, and a crash in one takes no other.
 import gc
 import mmap
 import os
-import random
 import signal
 import threading
 import time
@@ -25,8 +24,7 @@ from hilum.ports.clock import Clock
 from hilum.runtime.lifecycle import stop_with_parent
 from hilum.runtime.logs import Log
 from hilum_results.settings import Settings, format_of
-from hilum_results.transport.carrier import Carrier
-from hilum_results.transport.senders import sender_of
+from hilum_results.transport.senders import carrier_of
 from hilum_results.transport.tasks import add_task, make_app
 
 _TURN_S = 5.0
@@ -42,16 +40,7 @@ class Deliverer:
         self._stop = stop
         self._log = log
         self._carriers = {
-            (d.name, format_of(d).value): Carrier(
-                d,
-                sender_of(d, settings),
-                settings=settings,
-                engine=engine,
-                clock=clock,
-                stop=stop,
-                log=log,
-                chance=random.Random(),
-            )
+            (d.name, format_of(d).value): carrier_of(d, settings, engine, clock=clock, stop=stop, log=log)
             for d in settings.destinations
         }
 

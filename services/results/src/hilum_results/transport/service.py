@@ -1,6 +1,5 @@
 """What runs in a process of the results service: it takes messages in, sweeps the ledger, or does everything."""
 
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,9 +27,8 @@ from hilum_results.handlers import intake
 from hilum_results.handlers.deliveries import release_claims
 from hilum_results.handlers.parked import park_unserved, resume_served
 from hilum_results.settings import Settings
-from hilum_results.transport.carrier import Carrier
 from hilum_results.transport.courier import Courier
-from hilum_results.transport.senders import sender_of
+from hilum_results.transport.senders import carrier_of
 from hilum_results.transport.sweep import Sweep
 from hilum_results.transport.upkeep import keep_up
 from hilum_results.transport.wakeups import LocalWakeUps
@@ -226,16 +224,7 @@ def make_couriers(
     """One for each destination; `waiting_for` as there."""
 
     def courier(destination: AnyDestination) -> Courier:
-        carrier = Carrier(
-            destination,
-            sender_of(destination, settings),
-            settings=settings,
-            engine=engine,
-            clock=clock,
-            stop=stop,
-            log=log,
-            chance=random.Random(),
-        )
+        carrier = carrier_of(destination, settings, engine, clock=clock, stop=stop, log=log)
         return Courier(carrier, clock=clock, stop=stop, log=log, waiting_for=waiting_for)
 
     return [courier(destination) for destination in settings.destinations]

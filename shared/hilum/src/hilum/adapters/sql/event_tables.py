@@ -1,8 +1,11 @@
 """The tables of the event log, on one machine and in a cluster, and of what no service could handle."""
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Column, Index, Integer, String, Table, Text, UniqueConstraint, text
 
 from hilum.adapters.sql.columns import Instant, RowId, metadata
+from hilum.ports.events import Outgoing
 
 # --- one machine ------------------------------------------------------------------------------------------------------
 
@@ -74,3 +77,8 @@ dead_letters = Table(
     UniqueConstraint("consumer_group", "topic", "partition", "offset"),
     comment="each consumer group its own rows",
 )
+
+
+def columns_of(message: Outgoing) -> dict[str, Any]:
+    """The columns that `events` and `outbox` have in common."""
+    return {"topic": message.topic, "key": message.key, "payload": message.payload, "headers": dict(message.headers)}

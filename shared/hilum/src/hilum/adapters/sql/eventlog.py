@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from hilum.adapters.sql.database import passing_trouble_is_busy, reading
 from hilum.adapters.sql.dead_letters import keep
-from hilum.adapters.sql.event_tables import consumer_offsets, events
+from hilum.adapters.sql.event_tables import columns_of, consumer_offsets, events
 from hilum.adapters.sql.upsert import insert
 from hilum.ports.clock import Clock
 from hilum.ports.events import Outgoing, Received
@@ -29,16 +29,7 @@ class SqlPublisher:
         self._clock = clock
 
     def publish(self, connection: Any, messages: Sequence[Outgoing]) -> None:
-        rows = [
-            {
-                "topic": m.topic,
-                "key": m.key,
-                "payload": m.payload,
-                "headers": dict(m.headers),
-                "published_at": self._clock.now(),
-            }
-            for m in messages
-        ]
+        rows = [{**columns_of(message), "published_at": self._clock.now()} for message in messages]
         if rows:
             connection.execute(sa.insert(events), rows)
 

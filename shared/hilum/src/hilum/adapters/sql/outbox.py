@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hilum.adapters.sql.database import is_postgresql
-from hilum.adapters.sql.event_tables import outbox
+from hilum.adapters.sql.event_tables import columns_of, outbox
 from hilum.ports.clock import Clock
 from hilum.ports.events import Outgoing
 
@@ -26,16 +26,7 @@ class OutboxPublisher:
         self._clock = clock
 
     def publish(self, connection: Any, messages: Sequence[Outgoing]) -> None:
-        rows = [
-            {
-                "topic": m.topic,
-                "key": m.key,
-                "payload": m.payload,
-                "headers": dict(m.headers),
-                "created_at": self._clock.now(),
-            }
-            for m in messages
-        ]
+        rows = [{**columns_of(message), "created_at": self._clock.now()} for message in messages]
         if not rows:
             return
         connection.execute(sa.insert(outbox), rows)
