@@ -60,17 +60,9 @@ def test_what_a_kill_left_between_two_steps_goes_and_what_was_acknowledged_stays
     assert len(listener.rows(instances)) == 2
 
 
-def dies(listener: Listener) -> None:
-    """As a kill would: nothing is removed, and nothing locks the run's file any more."""
-    os.close(listener.spool._marker)
-    for fd, _ in listener.spool._ahead:
-        os.close(fd)
-    listener.spool = Spool(listener.places, min_free_bytes=0)
-
-
 def test_a_file_that_is_journaled_and_not_indexed_yet_stays(listener: Listener) -> None:
     listener.image()
-    dies(listener)
+    listener.dies()
     sweep(listener)
     assert len(names(listener)) == 1
     listener.step()
@@ -80,7 +72,7 @@ def test_a_file_that_is_journaled_and_not_indexed_yet_stays(listener: Listener) 
 def test_a_file_that_is_indexed_and_in_no_journal_any_more_stays(listener: Listener) -> None:
     listener.image()
     listener.step()
-    dies(listener)
+    listener.dies()
     for path in listener.places.journal.glob("*.jsonl"):
         path.unlink()
     sweep(listener)
@@ -91,7 +83,7 @@ def test_a_file_whose_line_is_damaged_stays(listener: Listener) -> None:
     listener.image()
     (path,) = listener.places.journal.glob("*.jsonl")
     path.write_bytes(path.read_bytes().replace(b'"crc":"', b'"crc":"x', 1))
-    dies(listener)
+    listener.dies()
     sweep(listener)
     assert len(stored_files(listener.places.spool)) == 1
 
@@ -99,7 +91,7 @@ def test_a_file_whose_line_is_damaged_stays(listener: Listener) -> None:
 def test_a_file_that_is_older_than_journals_are_kept_stays_since_its_entry_may_have_gone(listener: Listener) -> None:
     writing = listener.spool.begin()
     writing.write([b"x"])
-    dies(listener)
+    listener.dies()
     sweep(listener, journal_days=7, now=NOW + timedelta(days=8))
     assert len(names(listener)) == 1
 
@@ -114,7 +106,7 @@ def test_the_files_of_a_run_that_lives_stay(listener: Listener) -> None:
 
 def test_a_kill_on_the_way_repeats_the_search(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     listener.spool.begin().write([b"x"])
-    dies(listener)
+    listener.dies()
     real, left = Path.unlink, iter(range(3))
 
     def some(path: Path, **options: Any) -> None:
@@ -133,7 +125,7 @@ def test_a_kill_on_the_way_repeats_the_search(listener: Listener, monkeypatch: p
 
 def test_the_tidier_does_it(listener: Listener) -> None:
     listener.spool.begin().write([b"x"])
-    dies(listener)
+    listener.dies()
     for _ in range(100):
         listener.assembler._tidier.step()
         listener.clock.advance(timedelta(seconds=1))

@@ -13,18 +13,9 @@ from hilum_listener.handlers.journal_since import begin_journals, forget_journal
 from hilum_listener.handlers.leftovers import Leftovers
 from hilum_listener.handlers.receiver_lock import AlreadyRunning, lock
 from hilum_listener.handlers.reindex import SENDER, Reindexed, reindex
-from hilum_listener.handlers.spool import Spool
 from hilum_listener.testing import QUIET, Listener, stored_files
 
 DAY_S = 86_400.0
-
-
-def dies(listener: Listener) -> None:
-    """As a kill would: nothing is removed, and nothing locks the run's file any more."""
-    os.close(listener.spool._marker)
-    for fd, _ in listener.spool._ahead:
-        os.close(fd)
-    listener.spool = Spool(listener.places, min_free_bytes=0)
 
 
 def old(listener: Listener, *, days: float = 10) -> None:
@@ -71,7 +62,7 @@ def lost(listener: Listener) -> list[Path]:
         listener.image(name=name)
     listener.step(after=QUIET)
     listener.journal.close()
-    dies(listener)
+    listener.dies()
     old(listener)
     prune(listener)
     lose_the_database(listener)
@@ -135,7 +126,7 @@ def test_the_sweep_takes_nothing_that_was_acknowledged_when_database_and_journal
 def test_nor_when_the_whole_folder_of_journals_is_gone_and_made_again(listener: Listener) -> None:
     listener.image()
     listener.step()
-    dies(listener)
+    listener.dies()
     old(listener, days=0.01)
     files = stored_files(listener.places.spool)
     for path in listener.places.journal.iterdir():
@@ -149,7 +140,7 @@ def test_nor_when_the_whole_folder_of_journals_is_gone_and_made_again(listener: 
 def test_what_was_never_acknowledged_is_the_sweeps_and_not_taken_for_lost(listener: Listener) -> None:
     writing = listener.spool.begin()
     writing.write([b"half an image"])
-    dies(listener)
+    listener.dies()
     found = again(listener)
     assert (found.journaled, found.never_acknowledged) == (0, 1)
     sweep(listener)

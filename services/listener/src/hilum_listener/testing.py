@@ -43,6 +43,11 @@ class Listener:
         self.counts: ExpectedCounts = NoCounts()
         self.assembler = self.new_assembler()
 
+    def dies(self) -> None:
+        """The receiving process is killed, and another one starts."""
+        self.spool.let_go()
+        self.spool = Spool(self.places, min_free_bytes=0)
+
     def new_assembler(self) -> Assembler:
         return Assembler(
             self.places, self.settings, self.engine, SqlPublisher(self.clock), self.clock, counts=self.counts

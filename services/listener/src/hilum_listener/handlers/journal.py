@@ -121,6 +121,11 @@ class _File:
     failed: bool = False
     retired: bool = False
 
+    def __del__(self) -> None:
+        """Lets go of it as it is, as the end of the process would."""
+        if self.fd >= 0:
+            os.close(self.fd)
+
 
 class NotJournaled(OSError):
     """The journal has no line of the entry, so nobody will look for the file that it names."""

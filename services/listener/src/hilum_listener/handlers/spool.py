@@ -141,11 +141,16 @@ class Spool:
                 left, self._ahead = list(self._ahead), deque()
                 _remove(self._root, left)
 
-    def __del__(self) -> None:
-        """Lets go of the descriptors; the names stay for the sweep, as after a kill."""
-        for fd, _ in getattr(self, "_ahead", ()):
-            with contextlib.suppress(OSError):
+    def let_go(self) -> None:
+        """Closes what is open, as a kill would: the names stay for the sweep, and nothing locks the run any more."""
+        for fd in (self._marker, *(fd for fd, _ in self._ahead)):
+            if fd >= 0:
                 os.close(fd)
+        self._ahead.clear()
+        self._marker = -1
+
+    def __del__(self) -> None:
+        self.let_go()
 
     def _begin_run(self) -> None:
         run = self._name + secrets.token_hex(4)
@@ -159,10 +164,7 @@ class Spool:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
-        for fd in (self._marker, *(fd for fd, _ in self._ahead)):  # a parent's, which go on without this process
-            if fd >= 0:
-                os.close(fd)
-        self._ahead.clear()
+        self.let_go()  # a parent's, which go on without this process
         self._run, self._pid, self._marker = run, os.getpid(), marker
 
 
