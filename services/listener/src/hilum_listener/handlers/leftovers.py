@@ -6,44 +6,25 @@ there (`journal_since`), however little the index knows, since the entry of an o
 That is `hilum reindex`'s. The run's file goes last, so a kill on the way repeats the search.
 """
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
-import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from hilum.adapters.folder import SCHEME
 from hilum.adapters.sql.database import reading
-from hilum.adapters.sql.tables import instances, quarantine, removals
 from hilum.domain.errors import Busy
 from hilum.runtime.logs import Log
 from hilum_listener.handlers.journal import is_growing, sync_folder
 from hilum_listener.handlers.journal_since import begin_journals, journals_since
+from hilum_listener.handlers.spool_files import SpoolFile, files_of, indexed, keys_in
 from hilum_listener.settings import Places
 
 _LOG = Log("hilum.listener.leftovers")
 _LOOK_EACH = timedelta(seconds=30)
 _FOLDERS_AT_ONCE = 8
-_ASKED_AT_ONCE = 500
-_READ_BYTES = 1 << 20
-_NAME = re.compile(rb"[0-9a-f]{2}/[0-9a-f]{16}-[0-9a-f]{16}\.dcm")
-_LONGEST_NAME = 64
 _SLACK_S = 60.0
 """Of the times that the file system gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """`key` as in the URI; `changed_s` seconds since 1970."""
-
-    key: str
-    size: int
-    changed_s: float
 
 
 class Leftovers:
@@ -94,22 +75,25 @@ class Leftovers:
         since_s = min((self._places.runs / run).stat().st_mtime for run in dead) - _SLACK_S
         for journal in sorted(self._places.journal.iterdir()):
             if journal.stat().st_mtime >= since_s:
-                named.update(_named_in(journal, dead))
+                for keys in keys_in(journal):
+                    named.update(key for key in keys if key[3:19] in dead)
                 yield
-        suspects: list[_File] = []
+        suspects: list[SpoolFile] = []
         for number in range(256):
-            found = _files_of(self._places.spool / f"{number:02x}", dead)
-            suspects += [file for file in found if file.key not in named]
+            found = files_of(self._places.spool / f"{number:02x}")
+            suspects += [file for file in found if file.run in dead and file.key not in named]
             if number % _FOLDERS_AT_ONCE == _FOLDERS_AT_ONCE - 1:
                 yield
         since = journals_since(self._places.journal)
         young = [file for file in suspects if self._is_young(file, now, since)]
-        self._remove(list(self._not_indexed(young)))
+        with reading(self._engine) as connection:
+            known = indexed(connection, young)
+        self._remove([file for file in young if file.key not in known])
         for run in dead:
             (self._places.runs / run).unlink(missing_ok=True)
         sync_folder(self._places.runs)
 
-    def _is_young(self, file: _File, now: datetime, since_s: float | None) -> bool:
+    def _is_young(self, file: SpoolFile, now: datetime, since_s: float | None) -> bool:
         if not file.size:
             return True
         if since_s is None or file.changed_s <= since_s:
@@ -118,17 +102,7 @@ class Leftovers:
             return True
         return file.changed_s > (now - timedelta(days=self._journal_days)).timestamp() + _SLACK_S
 
-    def _not_indexed(self, files: Sequence[_File]) -> Iterator[_File]:
-        for start in range(0, len(files), _ASKED_AT_ONCE):
-            some = files[start : start + _ASKED_AT_ONCE]
-            uris = [SCHEME + file.key for file in some]
-            known: set[str] = set()
-            with reading(self._engine) as connection:
-                for table in (instances, quarantine, removals):
-                    known.update(connection.execute(sa.select(table.c.uri).where(table.c.uri.in_(uris))).scalars())
-            yield from (file for file in some if SCHEME + file.key not in known)
-
-    def _remove(self, files: Sequence[_File]) -> None:
+    def _remove(self, files: Sequence[SpoolFile]) -> None:
         for file in files:
             (self._places.spool / file.key).unlink(missing_ok=True)
         for folder in {file.key[:2] for file in files}:
@@ -136,24 +110,3 @@ class Leftovers:
         written = sum(file.size > 0 for file in files)
         if written:
             _LOG.warning("removed files that no sender was told of", count=written)
-
-
-def _files_of(folder: Path, runs: frozenset[str]) -> Iterator[_File]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name[:16] in runs and entry.name[16:17] == "-":
-                status = entry.stat()
-                yield _File(f"{folder.name}/{entry.name}", status.st_size, status.st_mtime)
-
-
-def _named_in(journal: Path, runs: frozenset[str]) -> Iterator[str]:
-    """Every name of one of the runs' files in the journal, in damaged lines too."""
-    with journal.open("rb") as file:
-        rest = b""
-        while piece := file.read(_READ_BYTES):
-            piece = rest + piece
-            for found in _NAME.findall(piece):
-                name = found.decode()
-                if name[3:19] in runs:
-                    yield name
-            rest = piece[-_LONGEST_NAME:]
