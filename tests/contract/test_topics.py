@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from hilum.adapters.kafka.servers import Servers
 from hilum.adapters.kafka.topics import Found, TopicAdmin, declared_configs, plan
-from hilum.contracts.topics import DEAD_LETTERS, STUDY_READY, TOPICS
+from hilum.contracts.topics import DEAD_LETTERS, STUDY_READY, TOPICS, Topic
 from hilum.domain.errors import Busy
-from hilum.testing.external import free_port
+from hilum.testing.external import free_port, wait_until
 from hilum.testing.kafka import Kafka
 from hilum_standalone.__main__ import main
 
@@ -25,16 +25,22 @@ def admin(kafka_broker: Kafka) -> Iterator[TopicAdmin]:
     opened.close()
 
 
-def apply(admin: TopicAdmin, *topics: object) -> list[str]:
-    steps = admin.plan(topics or TOPICS)  # type: ignore[arg-type]
+def apply(admin: TopicAdmin, *topics: Topic) -> list[str]:
+    steps = admin.plan(topics or TOPICS)
     for step in steps:
         if step.is_change:
             admin.apply(step)
     return [step.words for step in steps]
 
 
+def settle(admin: TopicAdmin, *topics: Topic) -> None:
+    """Kafka confirms a change before its broker tells of it."""
+    wait_until(lambda: not any(step.is_change for step in admin.plan(topics or TOPICS)), what="the change to be told")
+
+
 def test_every_topic_is_made_and_the_second_run_changes_nothing(admin: TopicAdmin) -> None:
     assert apply(admin) == ["create"] * len(TOPICS)
+    settle(admin)
     assert [(step.is_change, step.words, step.refused) for step in admin.plan(TOPICS)] == [(False, "", "")] * len(
         TOPICS
     )
@@ -44,6 +50,7 @@ def test_partitions_grow_and_never_shrink(admin: TopicAdmin) -> None:
     apply(admin, DEAD_LETTERS)
     grown = replace(DEAD_LETTERS, partitions=5)
     assert apply(admin, grown) == ["3 → 5 partitions"]
+    settle(admin, grown)
     assert apply(admin, grown) == [""]
     (step,) = admin.plan([DEAD_LETTERS])
     assert (step.is_change, step.words) == (False, "keeps its 5 partitions, Kafka can't take any away")
@@ -51,8 +58,10 @@ def test_partitions_grow_and_never_shrink(admin: TopicAdmin) -> None:
 
 def test_a_setting_that_differs_is_set(admin: TopicAdmin) -> None:
     apply(admin, STUDY_READY)
-    assert apply(admin, replace(STUDY_READY, retention_days=2)) == ["retention.ms 1209600000 → 172800000"]
-    assert apply(admin, replace(STUDY_READY, retention_days=2)) == [""]
+    shorter = replace(STUDY_READY, retention_days=2)
+    assert apply(admin, shorter) == ["retention.ms 1209600000 → 172800000"]
+    settle(admin, shorter)
+    assert apply(admin, shorter) == [""]
 
 
 def test_what_kafka_can_not_do_is_refused_with_the_reason() -> None:
